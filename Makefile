@@ -1,0 +1,55 @@
+# Everything from a fresh clone: each target makes its own environment in .venv, pinned by constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+OUT ?= benchmarks/results/new
+
+.PHONY: help demo test test-slow lint gpu inspect clean
+
+help:
+	@echo "make demo       train SAGAN on the embedded digits (about four minutes on two CPU cores) and draw samples"
+	@echo "make test       set up, lint, types, fast tests"
+	@echo "make test-slow  set up, the long tests"
+	@echo "make gpu        on a machine with a GPU, PyTorch and Triton: GPU tests, then benchmarks into OUT=$(OUT)"
+	@echo "make inspect    compile every kernel for every supported GPU (none needed) and print registers, spills, ..."
+	@echo "make clean      remove .venv and caches"
+
+# The stamp depends on what decides the environment, so that a pull that changes it sets up again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("ganfuse needs Python 3.10 or newer, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/python -m ganfuse.demo
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Interpreted and compiled kernels need different processes: Triton reads TRITON_INTERPRET when it is imported.
+test: lint
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not interpreter and not gpu"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreter and not slow and not gpu" tests/kernels
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not interpreter and not gpu"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and interpreter and not gpu" tests/kernels
+
+# With the python3 that is there and its PyTorch; installs nothing.
+gpu:
+	@mkdir -p "$(OUT)"
+	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests --gpu-report "$(OUT)/gpu-tests.json"
+	PYTHONPATH=. $(PYTHON) benchmarks/attention.py --out "$(OUT)"
+
+inspect: $(VENV)/.installed
+	$(BIN)/ganfuse inspect
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
