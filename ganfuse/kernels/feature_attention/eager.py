@@ -1,0 +1,182 @@
+"""The fast form in plain PyTorch for CPUs.
+
+Small problems keep the weight matrix, as everybody does. Large ones go through PyTorch's fused CPU attention, which
+wants equal head sizes: padding queries and keys (or values) with zeros changes nothing and is cheap. Its own second
+derivative does not exist, so the double backward is ours, over blocks of queries: no N×M matrix at any time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganfuse.kernels.autograd import Gradients, Implementation, Needs, Tensors
+from ganfuse.kernels.feature_attention import allocation
+from ganfuse.kernels.feature_attention.allocation import Attributes
+from ganfuse.kernels.feature_attention.tokens import shape_of
+
+# Up to here keeping the weights beats recomputing them, on every machine tried.
+_STORED_PAIRS = 1 << 20
+# Pairs of one block of the double backward: five blocks of float32 then stay in a laptop's cache.
+_BLOCK_PAIRS = 1 << 20
+
+_aten = torch.ops.aten
+
+
+def _canonical(x: Tensor, form: str) -> Tensor:
+    """(batch · heads, tokens, channels), a view wherever the strides allow one."""
+    if form == "map":
+        return x.flatten(2).transpose(1, 2)
+    return x.reshape(-1, *x.shape[-2:])
+
+
+def _stores_weights(query: Tensor, key: Tensor, form: str) -> bool:
+    q, k = shape_of(query, form), shape_of(key, form)
+    return q.batch * q.heads == 0 or q.tokens * k.tokens <= _STORED_PAIRS
+
+
+def _allocate(attributes: Attributes, inputs: Tensors) -> Tensors:
+    query, key, _ = inputs
+    output, rows = allocation.fake_forward(attributes, inputs)
+    if _stores_weights(query, key, attributes.form):
+        q, k = shape_of(query, attributes.form), shape_of(key, attributes.form)
+        return output, query.new_empty(q.batch * q.heads, q.tokens, k.tokens)
+    return output, rows
+
+
+def _padded(x: Tensor, channels: int) -> Tensor:
+    """(1, heads, tokens, channels) in the order that the fused kernel reads."""
+    if x.shape[-1] < channels:
+        return F.pad(x, (0, channels - x.shape[-1])).unsqueeze(0)
+    return x.contiguous().unsqueeze(0)
+
+
+def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
+    output, state = _allocate(attributes, inputs)
+    q, k, v = (_canonical(x, attributes.form) for x in inputs)
+    target = _canonical(output, attributes.form)
+    if state.ndim == 3:
+        weights = torch.bmm(q, k.transpose(1, 2), out=state)
+        if attributes.scale != 1.0:
+            weights.mul_(attributes.scale)
+        if attributes.is_causal:
+            later = torch.ones(weights.shape[1:], dtype=torch.bool, device=weights.device).triu_(1)
+            weights.masked_fill_(later, float("-inf"))
+        torch.softmax(weights, -1, out=weights)
+        torch.bmm(weights, v, out=target)
+        return output, weights
+    channels = max(q.shape[-1], v.shape[-1])
+    result, log_sum_exp = _aten._scaled_dot_product_flash_attention_for_cpu(
+        _padded(q, channels), _padded(k, channels), _padded(v, channels), 0.0, attributes.is_causal,
+        scale=attributes.scale,
+    )  # fmt: skip
+    target.copy_(result[0, ..., : v.shape[-1]])
+    return output, log_sum_exp.reshape(state.shape).to(state.dtype)
+
+
+def backward(
+    attributes: Attributes, needs: Needs, grad_output: Tensor, inputs: Tensors, output: Tensor, state: Tensors
+) -> tuple[Gradients, Tensors]:
+    gradients, (delta,) = allocation.fake_backward(attributes, needs, grad_output, inputs, output, state)
+    form, scale = attributes.form, attributes.scale
+    q, k, v, o, do = (_canonical(x, form) for x in (*inputs, output, grad_output))
+    torch.sum(do * o, -1, dtype=delta.dtype, out=delta)
+    grad_query, grad_key, grad_value = (None if g is None else _canonical(g, form) for g in gradients)
+    weights = state[0]
+    if weights.ndim == 3:
+        if grad_value is not None:
+            torch.bmm(weights.transpose(1, 2), do, out=grad_value)
+        if grad_query is not None or grad_key is not None:
+            ds = torch.bmm(do, v.transpose(1, 2)).sub_(delta.to(do.dtype).unsqueeze(-1)).mul_(weights)
+            if scale != 1.0:
+                ds.mul_(scale)
+            if grad_query is not None:
+                torch.bmm(ds, k, out=grad_query)
+            if grad_key is not None:
+                torch.bmm(ds.transpose(1, 2), q, out=grad_key)
+        return gradients, (delta,)
+    channels = max(q.shape[-1], v.shape[-1])
+    padded = [_padded(x, channels) for x in (do, q, k, v, o)]
+    results = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        *padded, weights.unsqueeze(0), 0.0, attributes.is_causal, scale=scale
+    )
+    for target, result in zip((grad_query, grad_key, grad_value), results):
+        if target is not None:
+            target.copy_(result[0, ..., : target.shape[-1]])
+    return gradients, (delta,)
+
+
+def double_backward(
+    attributes: Attributes,
+    needs: Needs,
+    cotangents: Tensors,
+    grad_output: Tensor,
+    inputs: Tensors,
+    output: Tensor,
+    state: Tensors,
+    notes: Tensors,
+) -> Gradients:
+    """The formulas of `triton_double_backward`, a block of queries at a time."""
+    form, scale = attributes.form, attributes.scale
+    gradients = allocation.fake_double_backward(
+        attributes, needs, cotangents, grad_output, inputs, output, state, notes
+    )
+    q, k, v, do, a, b, c = (_canonical(x, form) for x in (*inputs, grad_output, *cotangents))
+    delta = notes[0].to(q.dtype).unsqueeze(-1)
+    ddo, dq, dk, dv = (None if g is None else _canonical(g, form) for g in gradients)
+    samples, queries, keys = q.shape[0], q.shape[1], k.shape[1]
+    sum_k = None if dk is None else torch.zeros_like(k, memory_format=torch.contiguous_format)
+    sum_v = None if dv is None else torch.zeros_like(v, memory_format=torch.contiguous_format)
+    kt, bt, vt, ct = (x.transpose(1, 2) for x in (k, b, v, c))
+    block = max(1, min(queries, _BLOCK_PAIRS // max(1, keys * samples)))
+    for first in range(0, queries, block):
+        rows = slice(first, min(first + block, queries))
+        q_, a_, do_, delta_ = q[:, rows], a[:, rows], do[:, rows], delta[:, rows]
+        p = _weights(attributes, q_, kt, state[0], first)
+        t = torch.baddbmm(torch.bmm(a_, kt), q_, bt, beta=scale, alpha=scale)
+        pt = p * t
+        r = pt.sum(-1, keepdim=True)
+        u = pt - r * p
+        if ddo is not None:
+            ddo[:, rows] = torch.baddbmm(torch.bmm(u, v), p, c)
+        if sum_v is not None:
+            sum_v.baddbmm_(u.transpose(1, 2), do_)
+        if dq is None and sum_k is None:
+            continue
+        dp = torch.bmm(do_, vt)
+        ds = (dp - delta_).mul_(p)
+        # P∘W, then centred to P∘(W − w): in place, these are the largest tensors here.
+        s2 = ds.mul(t).sub_(dp.mul_(p).mul_(r)).add_(torch.bmm(do_, ct).mul_(p))
+        s2.sub_(p.mul_(s2.sum(-1, keepdim=True)))
+        if dq is not None:
+            dq[:, rows] = torch.baddbmm(torch.bmm(s2, k), ds, b).mul_(scale)
+        if sum_k is not None:
+            sum_k.baddbmm_(s2.transpose(1, 2), q_, alpha=scale).baddbmm_(ds.transpose(1, 2), a_, alpha=scale)
+    for target, total in ((dk, sum_k), (dv, sum_v)):
+        if target is not None and total is not None:
+            target.copy_(total)
+    return gradients
+
+
+def _weights(attributes: Attributes, q: Tensor, kt: Tensor, state: Tensor, first: int) -> Tensor:
+    """Softmax weights of a block of queries, a tensor of its own: kept whole, or from the log-sum-exp."""
+    if state.ndim == 3:
+        return state[:, first : first + q.shape[1]].clone()
+    scores = torch.bmm(q, kt)
+    if scores.dtype != state.dtype:
+        scores = scores.to(state.dtype)
+    scores.mul_(attributes.scale).sub_(state[:, first : first + q.shape[1]].unsqueeze(-1)).exp_()
+    if attributes.is_causal:
+        columns = torch.arange(kt.shape[-1], device=q.device)
+        later = columns > torch.arange(first, first + q.shape[1], device=q.device).unsqueeze(-1)
+        scores.masked_fill_(later, 0.0)
+    return scores.to(q.dtype)
+
+
+def unsupported(query: Tensor) -> str | None:
+    """Why this form does not take the call; None if it does."""
+    return None if query.device.type == "cpu" else "the eager form is written for CPUs"
+
+
+IMPLEMENTATION = Implementation(
+    forward, backward, double_backward, _allocate, allocation.fake_backward, allocation.fake_double_backward
+)

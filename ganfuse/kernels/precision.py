@@ -1,0 +1,34 @@
+"""Types of arithmetic: what a dot product of float32 operands may round to, and what autocast asks for."""
+
+import torch
+from torch import Tensor
+
+SUPPORTED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """``input_precision`` of ``tl.dot`` for operands of `dtype`, following the user's PyTorch setting.
+
+    Half types ignore it. ``fp32_precision`` is asked first: once it was set, the older getter raises.
+    """
+    if dtype != torch.float32:
+        return "ieee"
+    setting = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if setting in ("ieee", "tf32"):
+        return str(setting)
+    try:
+        return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    except RuntimeError:
+        return "ieee"
+
+
+def to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """`tensors` in autocast's type where autocast is on for their device, else as they are.
+
+    As in PyTorch's own autocast, float64 is left alone.
+    """
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(t.to(dtype) if t.dtype in (torch.float16, torch.bfloat16, torch.float32) else t for t in tensors)
