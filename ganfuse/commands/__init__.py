@@ -1,0 +1,1 @@
+"""The subcommands of `ganfuse`, one module each; see `ganfuse.cli`."""

@@ -1,0 +1,208 @@
+"""`ganfuse train`: from a model's name and a data source to a run folder."""
+
+import shlex
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ganfuse.commands._errors import EXIT_INTERRUPTED, CommandError
+from ganfuse.commands._output import print_result
+from ganfuse.commands._settings import (
+    Settings,
+    classes_of,
+    parse_assignments,
+    parse_duration,
+    read_settings_file,
+    sort_settings,
+)
+
+if TYPE_CHECKING:
+    from ganfuse.engine import FitSummary, Game
+    from ganfuse.engine.data import ImageDataset
+
+EXAMPLE = "ganfuse train sagan --data fashion-mnist --resolution 32 --steps 5000 --set width=32"
+
+DEFAULT_MODEL = "sagan"
+DEFAULT_DATA = "digits"
+#: Side in pixels unless --resolution says otherwise: the named data sets have small pictures.
+DEFAULT_RESOLUTION = {"digits": 32, "fashion-mnist": 32}
+DEFAULT_FOLDER_RESOLUTION = 64
+
+
+class Precision(str, Enum):
+    """Arithmetic of the losses."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def train(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="Name of the model (see: ganfuse models).", show_default="sagan"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, fashion-mnist, or a folder of images (class = sub-folder).", show_default="digits"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/MODEL-DATA")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train up to this step.", show_default="10000")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Real images per batch.", show_default="64")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the images in pixels.", show_default="32; 64 for a folder")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights, data order, latents and samples.", show_default="0")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1...", show_default="auto")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of the losses; weights stay fp32.", show_default="fp32")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the arithmetic.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that read images.", show_default="0")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="Stop and save after this time, such as 90s or 10m.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with its settings.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of trainer or model; may be repeated."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of settings, also a run's config.yaml. Options go before it.")
+    ] = None,
+) -> None:
+    """Train a model.
+
+    Settings for --set and --config: those of the trainer (checkpoint_every, sample_every, log_every, num_samples, flip,
+    deterministic, tensorboard...), of the data (channels, on_bad_image) and of the model (width, generator_lr...). An
+    unknown one is answered with the list.
+
+    Ctrl-C saves and stops; --resume goes on from there, with the same result as if nothing had happened.
+    """
+    given: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "out": out,
+        "steps": steps,
+        "batch_size": batch_size,
+        "resolution": resolution,
+        "seed": seed,
+        "device": device,
+        "precision": None if precision is None else precision.value,
+        "workers": workers,
+        "time_limit": None if time_limit is None else parse_duration(time_limit),
+    }
+    flags = {key: value for key, value in given.items() if value is not None}
+    settings = _combine(flags, parse_assignments(assignments or []), config, resume=resume)
+    _train(settings, threads=threads, resume=resume, overwrite=overwrite)
+
+
+def _combine(flags: dict[str, Any], assigned: dict[str, Any], config: Path | None, *, resume: bool) -> dict[str, Any]:
+    """Options and --set before the file, the file before what the run that is resumed was begun with."""
+    for key in flags.keys() & assigned.keys():
+        raise CommandError(f"{key} is given both as an option and by --set")
+    chosen = (read_settings_file(config) if config is not None else {}) | assigned | flags
+    subject = {"model": DEFAULT_MODEL, "data": DEFAULT_DATA} | chosen
+    out = Path(chosen.get("out") or _default_out(subject["model"], subject["data"]))
+    stored_config = out / "config.yaml"
+    if resume and stored_config.is_file():
+        stored = read_settings_file(stored_config)
+        for key in ("model", "data"):
+            if key in chosen and str(chosen[key]) != stored[key]:
+                raise CommandError(
+                    f"{out} is a run of {stored['model']} on {stored['data']}, but {key} is {chosen[key]}",
+                    hint=f"to go on with it: ganfuse train --out {_quoted(out)} --resume",
+                )
+        subject = stored | chosen
+    return subject | {"out": out}
+
+
+def _default_out(model: str, data: str) -> Path:
+    return Path("runs") / f"{model}-{Path(data).resolve().name if Path(data).is_dir() else data}"
+
+
+def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite: bool) -> None:
+    import torch
+
+    from ganfuse.engine import Trainer
+    from ganfuse.engine.data import open_dataset
+    from ganfuse.engine.options import option_names
+    from ganfuse.models import model_info
+
+    info = model_info(str(flat["model"]))
+    settings = sort_settings(flat, trainer_keys=option_names(), game_keys=info.config)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    source, out = settings.subjects["data"], Path(settings.subjects["out"])
+    settings.data.setdefault("resolution", _default_resolution(source, info.resolutions))
+    data = open_dataset(source, **settings.data)
+    torch.manual_seed(_seed(settings))
+    game = _create_game(info.name, info.config, settings, data)
+    try:
+        trainer = Trainer(game, data, out=out, resume=resume, overwrite=overwrite, **settings.trainer)
+    except FileExistsError as error:
+        raise CommandError(
+            f"{out} already holds a run" if out.is_dir() else f"{out} is a file",
+            hint="--resume goes on with it, --overwrite replaces it, --out chooses another folder",
+        ) from error
+    typer.echo(f"Training {info.name} on {source}: {_describe(data, game)}, on {trainer.device}", err=True)
+    _conclude(trainer.fit(), info.name, source, total=trainer.options.steps)
+
+
+def _default_resolution(source: str, supported: tuple[int, ...]) -> int:
+    wanted = DEFAULT_RESOLUTION.get(source, DEFAULT_FOLDER_RESOLUTION)
+    return wanted if not supported or wanted in supported else min(supported)
+
+
+def _seed(settings: Settings) -> int:
+    # The trainer checks it too, but the weights are drawn before there is a trainer.
+    seed = settings.trainer.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise CommandError(f"seed: expected a whole number of at least 0, got {seed!r}")
+    return seed
+
+
+def _create_game(name: str, known: dict[str, Any], settings: Settings, data: "ImageDataset") -> "Game":
+    """The game for this data set: what the data determine is not asked of the user."""
+    from ganfuse.models import create
+
+    determined = {
+        "resolution": data.resolution,
+        "channels": data.channels,
+        "num_classes": classes_of(data.num_classes),
+    }
+    config = {key: value for key, value in determined.items() if key in known} | settings.game
+    try:
+        return create(name, **config)
+    except TypeError as error:
+        # What Python says of a value of the wrong type, such as width: wide.
+        raise CommandError(f"cannot build {name} with {config}: {error}") from error
+
+
+def _describe(data: "ImageDataset", game: "Game") -> str:
+    classes = f", {data.num_classes} classes" if data.num_classes > 1 else ""
+    parameters = sum(parameter.numel() for parameter in game.parameters())
+    size = f"{data.channels}×{data.resolution}×{data.resolution}"
+    return f"{len(data):,} images of {size}{classes}; {parameters / 1e6:.1f} million parameters"
+
+
+def _conclude(summary: "FitSummary", model: str, source: str, *, total: int) -> None:
+    clock = f"{summary.seconds:.{0 if summary.seconds >= 10 else 1}f} s ({summary.images_per_second:.0f} images/s)"
+    endings = {"steps": "Trained", "time_limit": "Reached the time limit:", "interrupt": "Interrupted and saved:"}
+    ending = endings.get(summary.stopped_by, f"Stopped by {summary.stopped_by}:")
+    typer.echo(f"{ending} {model} on {source}, step {summary.steps:,} of {total:,}, in {clock}")
+    grids = sorted((summary.out / "samples").glob("step_*.png"))
+    rows = [("samples", grids[-1])] if grids else []
+    print_result(*rows, ("checkpoint", summary.checkpoint), ("metrics", summary.out / "metrics.jsonl"))
+    typer.echo("Next:")
+    run = _quoted(summary.out)
+    next_steps = [("go on", f"ganfuse train --out {run} --resume")] if summary.steps < total else []
+    print_result(*next_steps, ("draw", f"ganfuse sample {run} --out grid.png"))
+    if summary.stopped_by == "interrupt":
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,52 @@
+"""Training: games, losses, layers, data, the trainer. Names are imported when they are first used."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ganfuse.engine.adversarial import AdversarialGame as AdversarialGame
+    from ganfuse.engine.checkpoint import CheckpointError as CheckpointError
+    from ganfuse.engine.ema import EMA as EMA
+    from ganfuse.engine.game import Batch as Batch
+    from ganfuse.engine.game import EMATarget as EMATarget
+    from ganfuse.engine.game import Game as Game
+    from ganfuse.engine.game import Player as Player
+    from ganfuse.engine.game import Turn as Turn
+    from ganfuse.engine.loading import load_run as load_run
+    from ganfuse.engine.loss_record import NonFiniteError as NonFiniteError
+    from ganfuse.engine.loss_record import NonFiniteLossError as NonFiniteLossError
+    from ganfuse.engine.loss_record import NonFiniteWeightError as NonFiniteWeightError
+    from ganfuse.engine.optimizers import Adam as Adam
+    from ganfuse.engine.trainer import FitSummary as FitSummary
+    from ganfuse.engine.trainer import Trainer as Trainer
+
+_HOMES = {
+    "AdversarialGame": "adversarial",
+    "CheckpointError": "checkpoint",
+    "EMA": "ema",
+    "Batch": "game",
+    "EMATarget": "game",
+    "Game": "game",
+    "Player": "game",
+    "Turn": "game",
+    "load_run": "loading",
+    "NonFiniteError": "loss_record",
+    "NonFiniteLossError": "loss_record",
+    "NonFiniteWeightError": "loss_record",
+    "Adam": "optimizers",
+    "FitSummary": "trainer",
+    "Trainer": "trainer",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

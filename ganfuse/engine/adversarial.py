@@ -1,0 +1,244 @@
+"""The two-player game: a generator against a discriminator, from anyone's two networks."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganfuse.engine.game import Batch, EMATarget, Game, Player, Turn, evaluation_mode
+from ganfuse.engine.losses import AdversarialLoss, adversarial_loss
+from ganfuse.engine.optimizers import Adam
+
+__all__ = ["AdversarialGame"]
+
+LATENTS = ("normal", "uniform")
+
+
+class AdversarialGame(Game):
+    """Noise to images: the discriminator moves on real and generated images, then the generator moves.
+
+    Called as `generator(z, labels)` → images (B, C, H, W) in [-1, 1], and `discriminator(images, labels)` → logits
+    (B,); a network whose `forward` has no place for labels is called without, and so are both if `num_classes` is None.
+
+    Args:
+        generator: z (B, latent_dim) to images.
+        discriminator: images to logits.
+        loss: a name in `ganfuse.engine.losses.LOSSES`, or an `AdversarialLoss` of one's own.
+        latent_dim: size of z, or its shape without the batch, such as (100, 1, 1); None reads `generator.latent_dim`.
+        num_classes: number of classes; None for data without labels, or to ignore its labels.
+        generator_lr, discriminator_lr: learning rates of Adam. The defaults are those of SAGAN (Zhang et al. 2018,
+            section 4: two time-scales, as in Heusel et al. 2017).
+        betas: Adam's, for both.
+        discriminator_steps: discriminator updates per generator update, each on a fresh batch.
+        ema_decay: decay per step of the moving average of the generator that is sampled from; None keeps no average.
+        ema_warmup: begin with a smaller decay, see `ganfuse.engine.ema.EMA`.
+        latent: "normal", N(0, 1), or "uniform", U(-1, 1).
+        concatenate: show the discriminator real and generated images in one batch rather than in two. Faster; not the
+            same if it computes statistics over the batch.
+        name, config: see `Game`.
+
+    Raises:
+        ValueError: names the argument.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss: str | AdversarialLoss = "hinge",
+        *,
+        latent_dim: int | Sequence[int] | None = None,
+        num_classes: int | None = None,
+        generator_lr: float = 1e-4,
+        discriminator_lr: float = 4e-4,
+        betas: Sequence[float] = (0.0, 0.9),
+        discriminator_steps: int = 1,
+        ema_decay: float | None = 0.999,
+        ema_warmup: bool = True,
+        latent: str = "normal",
+        concatenate: bool = False,
+        name: str = "adversarial",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if latent not in LATENTS:
+            raise ValueError(f"latent: expected one of {', '.join(map(repr, LATENTS))}, got {latent!r}")
+        if not isinstance(discriminator_steps, int) or discriminator_steps < 1:
+            raise ValueError(f"discriminator_steps: expected a positive whole number, got {discriminator_steps!r}")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes: expected a positive number or None, got {num_classes!r}")
+        if len(betas) != 2:
+            raise ValueError(f"betas: expected two numbers, got {betas!r}")
+        self.name = name
+        self.config = config
+        self.generator = generator
+        self.discriminator = discriminator
+        self.loss = loss if isinstance(loss, AdversarialLoss) else adversarial_loss(loss)
+        self.latent_shape = _latent_shape(latent_dim, generator)
+        self.latent = latent
+        self.num_classes = num_classes
+        self.concatenate = concatenate
+        self.discriminator_steps = discriminator_steps
+        self._generator_adam = Adam(generator_lr, (betas[0], betas[1]))
+        self._discriminator_adam = Adam(discriminator_lr, (betas[0], betas[1]))
+        self._ema_target = None if ema_decay is None else EMATarget("generator", ema_decay, ema_warmup)
+        self._generator_takes_labels = _takes_labels(generator, "generator", num_classes)
+        self._discriminator_takes_labels = _takes_labels(discriminator, "discriminator", num_classes)
+        if num_classes is not None and not (self._generator_takes_labels or self._discriminator_takes_labels):
+            raise ValueError(
+                f"num_classes: got {num_classes}, but neither network's forward has a second argument for labels"
+            )
+
+    def players(self) -> Sequence[Player]:
+        return (
+            Player("discriminator", ("discriminator",), self._discriminator_adam),
+            Player("generator", ("generator",), self._generator_adam),
+        )
+
+    def turns(self) -> Sequence[Turn]:
+        return (
+            Turn("discriminator", self.discriminator_loss, repeats=self.discriminator_steps),
+            Turn("generator", self.generator_loss),
+        )
+
+    def ema_targets(self) -> Sequence[EMATarget]:
+        return () if self._ema_target is None else (self._ema_target,)
+
+    def discriminator_loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """The discriminator's turn. Generated images are constants; their labels are independent of the real ones."""
+        with torch.no_grad():
+            fake_labels = self.draw_labels(len(batch), rng)
+            fakes = self.generate(self.draw_latents(len(batch), rng), fake_labels)
+        if fakes.shape != batch.images.shape:
+            raise ValueError(
+                f"generator: its images have shape {tuple(fakes.shape)}, those of the data {tuple(batch.images.shape)}"
+            )
+        if self.concatenate:
+            labels = None if fake_labels is None else torch.cat([self._real_labels(batch), fake_labels])
+            logits = self.discriminate(torch.cat([batch.images, fakes.to(batch.images.dtype)]), labels)
+            real_logits, fake_logits = logits.chunk(2)
+        else:
+            real_logits = self.discriminate(batch.images, None if fake_labels is None else self._real_labels(batch))
+            fake_logits = self.discriminate(fakes, fake_labels)
+        return {
+            "loss": self.loss.discriminator(real_logits, fake_logits),
+            "real_logits": real_logits.detach().float().mean(),
+            "fake_logits": fake_logits.detach().float().mean(),
+        }
+
+    def generator_loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """The generator's turn, on as many images as the batch has."""
+        labels = self.draw_labels(len(batch), rng)
+        fakes = self.generate(self.draw_latents(len(batch), rng), labels)
+        return {"loss": self.loss.generator(self.discriminate(fakes, labels))}
+
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | Sequence[int] | int | None = None,
+        rng: torch.Generator | None = None,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """See `Game.sample`. `batch_size` bounds the memory; the samples do not depend on it."""
+        if n < 1:
+            raise ValueError(f"n: expected a positive number of images, got {n}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size: expected a positive number or None, got {batch_size}")
+        # Labels first, whether they are drawn or not: then the same generator gives the same latents either way.
+        drawn = self.draw_labels(n, rng)
+        chosen = drawn if labels is None else self._checked_labels(labels, n)
+        latents = self.draw_latents(n, rng)
+        size = batch_size or n
+        chunks = []
+        with evaluation_mode(self.generator):
+            for start in range(0, n, size):
+                part = slice(start, start + size)
+                chunks.append(self.generate(latents[part], None if chosen is None else chosen[part]))
+        return torch.cat(chunks)
+
+    def preview(self, n: int, *, rng: torch.Generator) -> tuple[Tensor, int | None]:
+        """One column per class where that fills the grid well, else classes spread evenly over the images."""
+        classes = self.num_classes
+        if classes is None or classes == 1:
+            return self.sample(n, rng=rng), None
+        if classes * classes <= 2 * n:
+            n -= n % classes
+            return self.sample(n, labels=[i % classes for i in range(n)], rng=rng), classes
+        return self.sample(n, labels=[i * classes // n for i in range(n)], rng=rng), None
+
+    def check_data(self, data: Any) -> None:
+        classes = getattr(data, "num_classes", None)
+        if self.num_classes is not None and classes is not None and classes > self.num_classes:
+            raise ValueError(f"num_classes: the data has {classes} classes, the game was made for {self.num_classes}")
+
+    def draw_latents(self, n: int, rng: torch.Generator | None) -> Tensor:
+        """z, (n, *latent_shape), on the generator's device. Drawn where `rng` lives, so that a CPU seed fits all."""
+        parameter = next((p for p in self.generator.parameters() if p.is_floating_point()), None)
+        device, dtype = (None, None) if parameter is None else (parameter.device, parameter.dtype)
+        draw = torch.randn if self.latent == "normal" else torch.rand
+        z = draw((n, *self.latent_shape), generator=rng, device=rng.device if rng is not None else device, dtype=dtype)
+        z = z.to(device) if device is not None else z
+        return z if self.latent == "normal" else z.mul_(2.0).sub_(1.0)
+
+    def draw_labels(self, n: int, rng: torch.Generator | None) -> Tensor | None:
+        """Labels for generated images, int64 (n,), uniform over the classes; None for a game without classes."""
+        if self.num_classes is None:
+            return None
+        device = next(self.parameters()).device
+        drawn_on = rng.device if rng is not None else device
+        return torch.randint(self.num_classes, (n,), generator=rng, device=drawn_on).to(device)
+
+    def generate(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Images from latents, with the labels if the generator takes them."""
+        images: Tensor = self.generator(z, labels) if self._generator_takes_labels else self.generator(z)
+        return images
+
+    def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Logits of images, with the labels if the discriminator takes them."""
+        takes = self._discriminator_takes_labels
+        logits: Tensor = self.discriminator(images, labels) if takes else self.discriminator(images)
+        return logits
+
+    def _real_labels(self, batch: Batch) -> Tensor:
+        if batch.labels is None:
+            raise ValueError(f"num_classes: the game has {self.num_classes} classes, but the data has no labels")
+        return batch.labels
+
+    def _checked_labels(self, labels: Tensor | Sequence[int] | int, n: int) -> Tensor:
+        if self.num_classes is None:
+            raise ValueError("labels: this game has no classes; leave labels out")
+        chosen = torch.as_tensor(labels, dtype=torch.int64, device=next(self.parameters()).device)
+        chosen = chosen.expand(n) if chosen.ndim == 0 else chosen
+        if chosen.shape != (n,):
+            raise ValueError(f"labels: expected {n} labels or a single one, got shape {tuple(chosen.shape)}")
+        low, high = int(chosen.min()), int(chosen.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(f"labels: expected values from 0 to {self.num_classes - 1}, got {low} to {high}")
+        return chosen
+
+
+def _latent_shape(latent_dim: int | Sequence[int] | None, generator: nn.Module) -> tuple[int, ...]:
+    if latent_dim is None:
+        latent_dim = getattr(generator, "latent_dim", None)
+        if latent_dim is None:
+            raise ValueError("latent_dim: give the size of z, since the generator has no attribute latent_dim")
+    shape = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
+    if not shape or any(size < 1 for size in shape):
+        raise ValueError(f"latent_dim: expected positive sizes, got {latent_dim!r}")
+    return shape
+
+
+def _takes_labels(network: nn.Module, role: str, num_classes: int | None) -> bool:
+    """Whether to call the network with labels: it has classes, and its forward has a place for a second argument."""
+    places = [
+        p
+        for p in inspect.signature(network.forward).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in places)
+    if num_classes is None and len(places) > 1 and not variadic and places[1].default is inspect.Parameter.empty:
+        raise ValueError(f"num_classes: the {role}'s forward demands labels ({places[1].name!r}), so give num_classes")
+    return num_classes is not None and (variadic or len(places) > 1)

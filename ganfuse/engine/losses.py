@@ -1,0 +1,114 @@
+"""Adversarial losses, as functions of the discriminator's logits. Both players minimise.
+
+Notation: r = D(x) on real images, f = D(G(z)) on generated ones, σ the logistic function, E the mean over all elements.
+Logits may have any shape, commonly (B,); the losses are scalars, in float32 at least.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "LOSSES",
+    "AdversarialLoss",
+    "adversarial_loss",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
+    "least_squares_discriminator_loss",
+    "least_squares_generator_loss",
+    "logistic_discriminator_loss",
+    "minimax_generator_loss",
+    "non_saturating_generator_loss",
+    "wasserstein_discriminator_loss",
+    "wasserstein_generator_loss",
+]
+
+
+class AdversarialLoss(NamedTuple):
+    """The two losses of an adversarial game."""
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    """(real_logits, fake_logits) to a scalar"""
+    generator: Callable[[Tensor], Tensor]
+    """fake_logits to a scalar"""
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E max(0, 1 − r) + E max(0, 1 + f). Lim & Ye 2017 (arXiv 1705.02894); Miyato et al. 2018 (1802.05957), eq. 16."""
+    real_logits, fake_logits = _at_least_float32(real_logits), _at_least_float32(fake_logits)
+    return F.relu(1.0 - real_logits).mean() + F.relu(1.0 + fake_logits).mean()
+
+
+def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
+    """−E f. Lim & Ye 2017 (arXiv 1705.02894); Miyato et al. 2018 (1802.05957), eq. 17."""
+    return -_at_least_float32(fake_logits).mean()
+
+
+def logistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """−E log σ(r) − E log(1 − σ(f)). Goodfellow et al. 2014 (arXiv 1406.2661), eq. 1, with D's output σ(logit)."""
+    return F.softplus(-_at_least_float32(real_logits)).mean() + F.softplus(_at_least_float32(fake_logits)).mean()
+
+
+def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
+    """−E log σ(f). Goodfellow et al. 2014 (arXiv 1406.2661), section 3: the form recommended for training."""
+    return F.softplus(-_at_least_float32(fake_logits)).mean()
+
+
+def minimax_generator_loss(fake_logits: Tensor) -> Tensor:
+    """E log(1 − σ(f)). Goodfellow et al. 2014 (arXiv 1406.2661), eq. 1: saturates when D rejects confidently."""
+    return -F.softplus(_at_least_float32(fake_logits)).mean()
+
+
+def least_squares_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """½ E (r − 1)² + ½ E f². Mao et al. 2017 (LSGAN, arXiv 1611.04076), eq. 9."""
+    real_logits, fake_logits = _at_least_float32(real_logits), _at_least_float32(fake_logits)
+    return 0.5 * (real_logits - 1.0).square().mean() + 0.5 * fake_logits.square().mean()
+
+
+def least_squares_generator_loss(fake_logits: Tensor) -> Tensor:
+    """½ E (f − 1)². Mao et al. 2017 (LSGAN, arXiv 1611.04076), eq. 9."""
+    return 0.5 * (_at_least_float32(fake_logits) - 1.0).square().mean()
+
+
+def wasserstein_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E f − E r. Arjovsky et al. 2017 (WGAN, arXiv 1701.07875), eq. 2.
+
+    Means something only if the critic is held to a Lipschitz constant: spectral normalisation, a penalty or clipping.
+    """
+    return _at_least_float32(fake_logits).mean() - _at_least_float32(real_logits).mean()
+
+
+def wasserstein_generator_loss(fake_logits: Tensor) -> Tensor:
+    """−E f. Arjovsky et al. 2017 (WGAN, arXiv 1701.07875), theorem 3."""
+    return -_at_least_float32(fake_logits).mean()
+
+
+LOSSES: dict[str, AdversarialLoss] = {
+    "hinge": AdversarialLoss(hinge_discriminator_loss, hinge_generator_loss),
+    "non-saturating": AdversarialLoss(logistic_discriminator_loss, non_saturating_generator_loss),
+    "minimax": AdversarialLoss(logistic_discriminator_loss, minimax_generator_loss),
+    "least-squares": AdversarialLoss(least_squares_discriminator_loss, least_squares_generator_loss),
+    "wasserstein": AdversarialLoss(wasserstein_discriminator_loss, wasserstein_generator_loss),
+}
+
+
+def adversarial_loss(name: str) -> AdversarialLoss:
+    """The pair of losses with that name: a key of `LOSSES`.
+
+    Raises:
+        ValueError: there is none; the message lists the names.
+    """
+    if name not in LOSSES:
+        near = difflib.get_close_matches(str(name), LOSSES, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"loss: expected one of {', '.join(map(repr, LOSSES))}, got {name!r}{hint}")
+    return LOSSES[name]
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    # Under autocast logits come in half types, whose mean over a batch would lose most of its digits.
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -1,0 +1,112 @@
+"""The whole state of a trainer to a checkpoint and back."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ganfuse.engine.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    list_checkpoints,
+    load_tensors,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from ganfuse.engine.run_config import require_same_run
+
+if TYPE_CHECKING:
+    from ganfuse.engine.trainer import Trainer
+
+__all__ = ["load_run_state", "save_run_state", "split_weights"]
+
+
+def save_run_state(trainer: "Trainer") -> Checkpoint:
+    """Writes a checkpoint of the present step and removes the oldest beyond `keep_checkpoints`.
+
+    Raises:
+        CheckpointError: it could not be written; the earlier ones are intact.
+    """
+    weights = {f"game.{key}": value for key, value in trainer.game.state_dict().items()}
+    for name, average in trainer.averages.items():
+        weights.update((f"ema.{name}.{key}", value) for key, value in average.state_dict().items())
+    extra = [key for key, value in weights.items() if not isinstance(value, Tensor)]
+    if extra:
+        raise CheckpointError(f"{extra[0]}: only tensors can be saved; keep other state in buffers")
+    state = {
+        "step": trainer.step,
+        "seconds": trainer.seconds,
+        "batches_drawn": trainer.batches.drawn,
+        "latest_losses": dict(trainer.record.latest),
+        "optimizers": trainer.turn_runner.state_dict(),
+        "ema_updates": {name: average.updates for name, average in trainer.averages.items()},
+        "random": {
+            "device": trainer.device.type,
+            "noise": trainer.rng.get_state(),
+            "global": trainer.global_randomness.read(),
+        },
+    }
+    folder = trainer.run.checkpoints
+    saved = save_checkpoint(folder, trainer.step, game=trainer.game.name, weights=weights, state=state)
+    prune_checkpoints(folder, trainer.options.keep_checkpoints)
+    return saved
+
+
+def load_run_state(trainer: "Trainer", config: dict[str, Any]) -> str:
+    """Brings the trainer to the newest checkpoint of its folder. Returns a line that says what was done.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or does not fit the game.
+        ValueError: the run was begun with other settings.
+    """
+    if not trainer.run.holds_run():
+        return f"nothing to resume in {trainer.run}: beginning at step 0"
+    require_same_run(trainer.run.read_config(), config)
+    found = list_checkpoints(trainer.run.checkpoints)
+    if not found:
+        return f"the run in {trainer.run} has no checkpoint yet: beginning at step 0"
+    checkpoint = found[-1]
+    state = checkpoint.read_state()
+    own, averaged = split_weights(checkpoint)
+    load_tensors(trainer.game, own, what=str(checkpoint.path))
+    for name, average in trainer.averages.items():
+        prefix = f"{name}."
+        tensors = {key.removeprefix(prefix): value for key, value in averaged.items() if key.startswith(prefix)}
+        load_tensors(average.module, tensors, what=f"{checkpoint.path} (average of {name})")
+    try:
+        for name, average in trainer.averages.items():
+            average.updates = state["ema_updates"][name]
+        trainer.turn_runner.load_state_dict(state["optimizers"])
+        trainer.step = state["step"]
+        trainer.seconds = state["seconds"]
+        trainer.batches.drawn = state["batches_drawn"]
+        trainer.record.latest = dict(state["latest_losses"])
+        trainer.record.checkpoint = checkpoint.path
+        notice = _load_random_state(trainer, state["random"])
+    except KeyError as error:
+        raise CheckpointError(f"{checkpoint.path}: the training state has no entry {error}") from error
+    return f"resumed {trainer.run} at step {trainer.step}{notice}"
+
+
+def split_weights(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The game's tensors, and the averages of some of them, both by their names in the game.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    kinds: dict[str, dict[str, Tensor]] = {"game": {}, "ema": {}}
+    for key, tensor in checkpoint.read_weights().items():
+        kind, _, name = key.partition(".")
+        if kind not in kinds:
+            raise CheckpointError(f"{checkpoint.path}: the weights have an unknown entry {key!r}")
+        kinds[kind][name] = tensor
+    return kinds["game"], kinds["ema"]
+
+
+def _load_random_state(trainer: "Trainer", random: dict[str, Any]) -> str:
+    if random["device"] != trainer.device.type:
+        # States of generators of different devices cannot be converted into each other.
+        trainer.rng.manual_seed(trainer.rng.initial_seed() + trainer.step)
+        return f" (begun on {random['device']}, now on {trainer.device.type}: with other random numbers from here on)"
+    trainer.rng.set_state(random["noise"])
+    trainer.global_randomness.load(random["global"])
+    return ""
