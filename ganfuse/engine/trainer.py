@@ -62,7 +62,8 @@ class Trainer:
 
     Args:
         game: moved to the device.
-        data: map-style data set of (uint8 image (C, H, W), label).
+        data: map-style data set of (uint8 image (C, H, W), label), or a source that `open_dataset` knows ("digits", a
+            folder), opened at the size and with the channels of the game's own images.
         out: the run's folder.
         steps: at which step the run is complete.
         batch_size: real images per batch; every repetition of a turn after the first draws a further batch.
@@ -96,7 +97,7 @@ class Trainer:
     def __init__(
         self,
         game: Game,
-        data: ImageData,
+        data: ImageData | str | os.PathLike[str],
         *,
         out: str | os.PathLike[str],
         steps: int = 10_000,
@@ -143,6 +144,8 @@ class Trainer:
             tensorboard=tensorboard,
         )
         self.device = resolve_device(device)
+        if isinstance(data, str | os.PathLike):
+            data = _open_for(game, data)
         self.run = RunFolder(out)
         if not (resume or overwrite):
             self.run.require_vacant()
@@ -318,6 +321,16 @@ class Trainer:
         save_grid(images.float(), self.run.samples / f"step_{self.step:06d}.png", columns=columns)
         log.write_images(images.float(), self.step)
         self._sampled_at = self.step
+
+
+def _open_for(game: Game, source: str | os.PathLike[str]) -> ImageData:
+    from ganfuse.engine.data import open_dataset
+
+    # Its own images say what size it takes, whatever the game is.
+    channels, height, width = game.sample(1, rng=make_generator(torch.device("cpu"), 0, "size")).shape[1:]
+    if height != width:
+        raise ValueError(f"data: {source} can be opened for square images; open it yourself for {height}×{width}")
+    return open_dataset(os.fspath(source), resolution=height, channels=channels)
 
 
 def _image_dtype(game: Game) -> torch.dtype:

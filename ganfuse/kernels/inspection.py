@@ -40,6 +40,9 @@ TARGETS = {
     "gfx942": Target("hip", "gfx942", 64, 64 * _KIB),
 }
 
+# What tells apart the forms of one kernel.
+_FLAGS = ("QUERY", "KEY", "VALUE", "OUTPUT", "WIDE", "CAUSAL")
+
 # Kernel folders that can be inspected: each has a module `cases` with CASES and run(case).
 OPS = ("feature_attention",)
 
@@ -53,6 +56,7 @@ class Report:
         shared: bytes per program. tensor_memory: columns (sm_100 only).
         matrix_instruction: the tensor-core instruction found, or "".
         loads, stores: how many global accesses there are of each width in bits.
+        alignment: bits to which every address of the case is aligned, up to 128: what loads can be wide.
         error: the compiler's message where there is no kernel.
     """
 
@@ -71,6 +75,7 @@ class Report:
     matrix_instruction: str = ""
     loads: dict[int, int] = field(default_factory=dict)
     stores: dict[int, int] = field(default_factory=dict)
+    alignment: int = 128
     error: str = ""
 
     @property
@@ -101,7 +106,11 @@ def recorded(op: str, case: str, target: str) -> list[Launch]:
 
 def inspect_case(op: str, case: str, target: str) -> list[Report]:
     """Compile every kernel of a case for `target`, in this process. Triton must not be in interpreter mode."""
-    return [compile_launch(launch, op, case, target) for launch in recorded(op, case, target)]
+    module = _cases(op)
+    reports = [compile_launch(launch, op, case, target) for launch in recorded(op, case, target)]
+    for report in reports:
+        report.alignment = module.alignment(module.CASES[case])
+    return reports
 
 
 def compile_launch(launch: Launch, op: str, case: str, target: str) -> Report:
@@ -116,7 +125,7 @@ def compile_launch(launch: Launch, op: str, case: str, target: str) -> Report:
     report.shared_limit = chip.shared_limit
     blocks = {k: v for k, v in launch.constants.items() if k.startswith("BLOCK_")}
     report.config = "×".join(map(str, blocks.values())) + f" w{launch.num_warps} s{launch.num_stages}"
-    report.flags = " ".join(k for k, v in launch.constants.items() if v is True)
+    report.flags = " ".join(k.lower() for k in _FLAGS if launch.constants.get(k) is True)
     gpu = GPUTarget(chip.backend, chip.arch, chip.warp_size)
     backend = make_backend(gpu)
     options: dict[str, Any] = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
@@ -183,12 +192,8 @@ def _read_amdgcn(asm: str, report: Report) -> None:
             widths[width] = widths.get(width, 0) + 1
 
 
-def problems(report: Report, *, wide: bool = True) -> list[str]:
-    """What is wrong with a kernel that was built for half types; nothing, as shipped.
-
-    Args:
-        wide: whether the case's channel counts and pitches allow 128-bit accesses.
-    """
+def problems(report: Report) -> list[str]:
+    """What is wrong with a kernel built for half types; nothing, as shipped."""
     if report.error:
         return [report.error]
     found = []
@@ -200,19 +205,16 @@ def problems(report: Report, *, wide: bool = True) -> list[str]:
         found.append(f"tensor memory {report.tensor_memory} over 512 columns")
     if not report.matrix_instruction:
         found.append("no tensor-core instruction")
-    if wide and report.widest_load < 128:
-        found.append(f"widest load {report.widest_load} bits")
-    if wide and report.widest_store < (64 if report.target == "gfx942" else 128):
-        found.append(f"widest store {report.widest_store} bits")
-    if wide and (report.loads.get(16) or report.loads.get(8)):
+    if report.loads.get(16) or report.loads.get(8):
         found.append("scalar loads of half types")
+    if report.loads and report.widest_load < report.alignment:
+        found.append(f"widest load {report.widest_load} bits")
+    # Two 64-bit stores are as good as one of 128 there.
+    if report.stores and report.widest_store < min(report.alignment, 64 if report.target == "gfx942" else 128):
+        found.append(f"widest store {report.widest_store} bits")
     return found
 
 
-def inspect_all(
-    ops: Sequence[str] = OPS, targets: Sequence[str] = tuple(TARGETS), cases: Sequence[str] | None = None
-) -> list[tuple[str, str, str]]:
+def inspect_all(ops: Sequence[str] = OPS, targets: Sequence[str] = tuple(TARGETS)) -> list[tuple[str, str, str]]:
     """The (op, case, target) triples that a full inspection covers."""
-    return [
-        (op, case, target) for op in ops for case in op_cases(op) if not cases or case in cases for target in targets
-    ]
+    return [(op, case, target) for op in ops for case in op_cases(op) for target in targets]

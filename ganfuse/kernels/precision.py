@@ -28,7 +28,7 @@ def to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     As in PyTorch's own autocast, float64 is left alone.
     """
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return tuple(t.to(dtype) if t.dtype in (torch.float16, torch.bfloat16, torch.float32) else t for t in tensors)

@@ -597,3 +597,15 @@ assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_data_can_be_named(tmp_path):
+    from ganfuse.models import create
+
+    game = create("sagan", resolution=32, width=2, num_classes=10, channels=1, latent_dim=4)
+    trainer = Trainer(game, "digits", out=tmp_path / "run", steps=1, batch_size=4, progress=False)
+    assert trainer.data.resolution == 32
+    assert trainer.data.channels == 1
+    assert trainer.fit().stopped_by == "steps"
+    with pytest.raises(FileNotFoundError, match="digits"):
+        Trainer(game, "digitz", out=tmp_path / "other")

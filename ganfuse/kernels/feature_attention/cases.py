@@ -1,5 +1,6 @@
 """Shapes at which the attention kernels are compiled and inspected."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,12 @@ CASES: dict[str, Case] = {
     "fp16 (32,128) nhwc": Case(32, 128, 32, 16, torch.float16),
     "ragged 33² (32,128) nhwc": Case(32, 128, 33, 33),
 }
+
+
+def alignment(case: Case) -> int:
+    """Bits to which every row of every tensor of the case is aligned, up to 128."""
+    rows = (case.d, case.e) if case.channels_last else (case.side**2, case.key_side**2)
+    return math.gcd(128, *(row * case.dtype.itemsize * 8 for row in rows))
 
 
 def run(case: Case) -> None:

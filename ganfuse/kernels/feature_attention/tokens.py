@@ -20,14 +20,10 @@ class TokenView(NamedTuple):
     stride_head: int
     pitch: int
 
-    @property
-    def alignment(self) -> int:
+    @staticmethod
+    def alignment_of(strides: tuple[int, int, int]) -> int:
         """The largest power of two up to 16 that divides every stride."""
-        return math.gcd(16, self.stride_batch, self.stride_head, self.pitch)
-
-    def strides(self, unit: int) -> tuple[int, int, int]:
-        """The strides in units of `unit` elements."""
-        return self.stride_batch // unit, self.stride_head // unit, self.pitch // unit
+        return math.gcd(16, *strides)
 
 
 class Shape(NamedTuple):

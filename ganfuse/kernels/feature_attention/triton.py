@@ -1,5 +1,9 @@
-"""Launchers of the attention kernels: layouts, allocation, tile shapes."""
+"""Launchers of the attention kernels: layouts, allocation, tile shapes.
 
+What depends only on sizes, strides and types is worked out once and kept: small layers are bound by the host.
+"""
+
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +24,21 @@ from ganfuse.kernels.launch import launch, target_of
 from ganfuse.kernels.precision import dot_precision
 
 _LOG2_E = 1.4426950408889634
+
+
+class _Kernel(NamedTuple):
+    """A kernel, the channels (d or e) of the tensors whose strides it takes, in order, and what its programs tile."""
+
+    function: Any
+    groups: str
+    over_keys: bool
+
+
+_FORWARD = _Kernel(attention_forward, "ddee", False)
+_QUERY = _Kernel(attention_backward_query, "ddeeed", False)
+_KEY_VALUE = _Kernel(attention_backward_key_value, "ddeede", True)
+_DOUBLE_QUERY = _Kernel(attention_double_backward_query, "ddeeeddede", False)
+_DOUBLE_KEY_VALUE = _Kernel(attention_double_backward_key_value, "ddeeddede", True)
 
 
 class _Problem(NamedTuple):
@@ -62,80 +81,91 @@ class _Problem(NamedTuple):
             numbers += [high, number - high]
         return numbers
 
-    def config(self, kernel: str) -> configs.Config:
-        return configs.choose(kernel, self.target, self.dtype.itemsize, self.d, self.e)
-
     def fused(self, kernel: str) -> bool:
         return configs.fused(kernel, self.target, self.dtype.itemsize, self.d, self.e)
 
-    def launch(
-        self,
-        kernel: Any,
-        config: configs.Config,
-        tensors: list[Tensor],
-        views: dict[str, list[TokenView]],
-        order: str,
-        scalars: list[float],
-        *,
-        over_keys: bool = False,
-        chunks: str = "",
-        **flags: bool,
-    ) -> None:
-        """Start `kernel`; `views` holds the tensors with d (``"d"``) and e (``"e"``) channels, `order` theirs.
+    def start(self, kernel: _Kernel, name: str, tensors: list[Tensor], views: list[TokenView], **flags: bool) -> None:
+        """Run `kernel` in the form that its configuration is kept under as `name`.
 
-        `chunks` says what the second grid axis runs over: ``"e"``, chunks of a result with e channels; ``"d"``, if the
-        configuration asks for it (the WIDE form), chunks of one with d channels; nothing.
+        Args:
+            tensors: its pointers. views: those of them whose strides it takes.
+            flags: which of its gradients to compute; the first has d channels, the second e.
         """
-        unit = {group: min((v.alignment for v in members), default=1) for group, members in views.items()}
-        queues = {group: iter(members) for group, members in views.items()}
-        strides = [stride for group in order for stride in next(queues[group]).strides(unit[group])]
-        block_d, block_e = configs.pad(self.d), configs.pad(self.e)
-        chunk_count = 1
-        if chunks == "e":
-            block_e = min(block_e, config.channels)
-            chunk_count = -(-self.e // block_e)
-        elif chunks == "d" and config.channels:
-            block_d = block_e = config.channels
-            chunk_count = -(-self.d // block_d)
-        if kernel is not attention_forward:
-            flags["WIDE"] = chunks == "d" and config.channels > 0
-        tiles = -(-self.num_keys // config.keys) if over_keys else -(-self.num_queries // config.queries)
-        grid = (self.samples * tiles, chunk_count)
-        constants = {
-            "D": self.d,
-            "E": self.e,
-            "BLOCK_D": block_d,
-            "BLOCK_E": block_e,
-            "BLOCK_N": config.queries,
-            "BLOCK_M": config.keys,
-            "UNIT_D": unit["d"],
-            "UNIT_E": unit["e"],
-            "CHANNELS_LAST": self.channels_last,
-            "CAUSAL": self.attributes.is_causal,
-            "EVEN_N": self.num_queries % config.queries == 0,
-            "EVEN_M": self.num_keys % config.keys == 0,
-            "ACC": tl.float64 if self.dtype == torch.float64 else tl.float32,
-            "PRECISION": dot_precision(self.dtype),
-            **flags,
-        }
-        args = [*tensors, *strides, *scalars, self.heads, self.num_queries, self.num_keys]
-        launch(kernel, grid, self.device, args, constants, num_warps=config.num_warps, num_stages=config.num_stages)
+        strides = tuple(v[1:] for v in views)
+        plan = _plan(self, kernel, name, strides, dot_precision(self.dtype), tuple(flags.items()))
+        launch(
+            kernel.function, plan.grid, self.device, [*tensors, *plan.numbers], plan.constants,
+            num_warps=plan.num_warps, num_stages=plan.num_stages,
+        )  # fmt: skip
 
 
-def _chunks(with_d: bool, with_e: bool) -> str:
-    """What a kernel that computes one or both of two gradients, of d and of e channels, may split over."""
-    return "" if with_d and with_e else "d" if with_d else "e"
+class _Plan(NamedTuple):
+    """What a launch takes besides its pointers."""
+
+    grid: tuple[int, int]
+    numbers: list[int | float]
+    constants: dict[str, Any]
+    num_warps: int
+    num_stages: int
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    problem: _Problem,
+    kernel: _Kernel,
+    name: str,
+    strides: tuple[tuple[int, int, int], ...],
+    precision: str,
+    flags: tuple[tuple[str, bool], ...],
+) -> _Plan:
+    config = configs.choose(name, problem.target, problem.dtype.itemsize, problem.d, problem.e)
+    # The second grid axis runs over chunks of channels: of a result with e channels, or, if the configuration asks
+    # for it (the WIDE form), of one with d channels. A program that computes two gradients does all of both.
+    block_d, block_e, chunks, wide = configs.pad(problem.d), configs.pad(problem.e), 1, False
+    computed = [given for _, given in flags]
+    if kernel is _FORWARD or computed == [False, True]:
+        block_e = min(block_e, config.channels)
+        chunks = -(-problem.e // block_e)
+    elif config.channels and computed in ([True], [True, False]):
+        wide = True
+        block_d = block_e = config.channels
+        chunks = -(-problem.d // block_d)
+    if kernel is not _FORWARD:
+        flags = (*flags, ("WIDE", wide))
+    unit = {
+        group: min(TokenView.alignment_of(s) for s, g in zip(strides, kernel.groups) if g == group) for group in "de"
+    }
+    scalars = problem.scalars()
+    numbers: list[int | float] = [s // unit[group] for some, group in zip(strides, kernel.groups) for s in some]
+    numbers += [*(scalars[2:] if kernel is _FORWARD else scalars), problem.heads, problem.num_queries, problem.num_keys]
+    tiled, tile = (problem.num_keys, config.keys) if kernel.over_keys else (problem.num_queries, config.queries)
+    constants = {
+        "D": problem.d,
+        "E": problem.e,
+        "BLOCK_D": block_d,
+        "BLOCK_E": block_e,
+        "BLOCK_N": config.queries,
+        "BLOCK_M": config.keys,
+        "UNIT_D": unit["d"],
+        "UNIT_E": unit["e"],
+        "CHANNELS_LAST": problem.channels_last,
+        "CAUSAL": problem.attributes.is_causal,
+        "EVEN_N": problem.num_queries % config.queries == 0,
+        "EVEN_M": problem.num_keys % config.keys == 0,
+        "ACC": tl.float64 if problem.dtype == torch.float64 else tl.float32,
+        "PRECISION": precision,
+        **dict(flags),
+    }
+    grid = (problem.samples * -(-tiled // tile), chunks)
+    return _Plan(grid, numbers, constants, config.num_warps, config.num_stages)
 
 
 def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
     problem = _Problem.of(attributes, *inputs)
     output, log_sum_exp = fake_forward(attributes, inputs)
     q, k, v, o = map(problem.view, (*inputs, output))
-    problem.launch(
-        attention_forward, problem.config("forward"),
-        [q.tensor, k.tensor, v.tensor, o.tensor, log_sum_exp],
-        {"d": [q, k], "e": [v, o]}, "ddee", problem.scalars()[2:], chunks="e",
-    )  # fmt: skip
+    tensors = [q.tensor, k.tensor, v.tensor, o.tensor, log_sum_exp]
+    problem.start(_FORWARD, "forward", tensors, [q, k, v, o])
     return output, log_sum_exp
 
 
@@ -146,23 +176,19 @@ def backward(
     gradients, (delta,) = fake_backward(attributes, needs, grad_output, inputs, output, state)
     grad_query, grad_key, grad_value = gradients
     q, k, v, o, do = map(problem.view, (*inputs, output, grad_output))
-    scalars = problem.scalars()
     dq = q if grad_query is None else problem.view(grad_query)
-    problem.launch(
-        attention_backward_query, problem.config("backward_query"),
+    problem.start(
+        _QUERY, "backward_query",
         [q.tensor, k.tensor, v.tensor, o.tensor, do.tensor, state[0], delta, dq.tensor],
-        {"d": [q, k, dq], "e": [v, o, do]}, "ddeeed", scalars,
-        chunks="d" if grad_query is not None else "", WITH_GRAD=grad_query is not None,
+        [q, k, v, o, do, dq], WITH_GRAD=grad_query is not None,
     )  # fmt: skip
 
     def over_keys(name: str, with_key: bool, with_value: bool) -> None:
         dk = k if grad_key is None else problem.view(grad_key)
         dv = v if grad_value is None else problem.view(grad_value)
-        problem.launch(
-            attention_backward_key_value, problem.config(name),
-            [q.tensor, k.tensor, v.tensor, do.tensor, state[0], delta, dk.tensor, dv.tensor],
-            {"d": [q, k, dk], "e": [v, do, dv]}, "ddeede", scalars,
-            over_keys=True, chunks=_chunks(with_key, with_value), KEY=with_key, VALUE=with_value,
+        problem.start(
+            _KEY_VALUE, name, [q.tensor, k.tensor, v.tensor, do.tensor, state[0], delta, dk.tensor, dv.tensor],
+            [q, k, v, do, dk, dv], KEY=with_key, VALUE=with_value,
         )  # fmt: skip
 
     both = grad_key is not None and grad_value is not None
@@ -190,31 +216,27 @@ def double_backward(
     gradients = fake_double_backward(attributes, needs, cotangents, grad_output, inputs, output, state, notes)
     grad_grad_output, grad_query, grad_key, grad_value = gradients
     q, k, v, o, do, a, b, c = map(problem.view, (*inputs, output, grad_output, *cotangents))
-    row_r, row_w, scalars = problem.rows(), problem.rows(), problem.scalars()
+    row_r, row_w = problem.rows(), problem.rows()
     ddo = o if grad_grad_output is None else problem.view(grad_grad_output)
-    dq = q if grad_query is None else problem.view(grad_query)
-    if grad_query is None:
-        # r and w, which the keys and values need, come with ∂q: give it a place to go.
-        dq = problem.view(torch.empty_like(q.tensor))
+    # r and w, which the keys and values need, come with ∂q: it gets a place to go even if nobody asked for it.
+    dq = problem.view(torch.empty_like(q.tensor) if grad_query is None else grad_query)
 
     def over_queries(name: str, with_query: bool, with_output: bool) -> None:
-        problem.launch(
-            attention_double_backward_query, problem.config(name),
+        problem.start(
+            _DOUBLE_QUERY, name,
             [q.tensor, k.tensor, v.tensor, o.tensor, do.tensor, a.tensor, b.tensor, c.tensor,
              state[0], notes[0], row_r, row_w, dq.tensor, ddo.tensor],
-            {"d": [q, k, a, b, dq], "e": [v, o, do, c, ddo]}, "ddeeeddede", scalars,
-            chunks=_chunks(with_query, with_output), QUERY=with_query, OUTPUT=with_output,
+            [q, k, v, o, do, a, b, c, dq, ddo], QUERY=with_query, OUTPUT=with_output,
         )  # fmt: skip
 
     def over_keys(name: str, with_key: bool, with_value: bool) -> None:
         dk = k if grad_key is None else problem.view(grad_key)
         dv = v if grad_value is None else problem.view(grad_value)
-        problem.launch(
-            attention_double_backward_key_value, problem.config(name),
+        problem.start(
+            _DOUBLE_KEY_VALUE, name,
             [q.tensor, k.tensor, v.tensor, do.tensor, a.tensor, b.tensor, c.tensor,
              state[0], notes[0], row_r, row_w, dk.tensor, dv.tensor],
-            {"d": [q, k, a, b, dk], "e": [v, do, c, dv]}, "ddeeddede", scalars,
-            over_keys=True, chunks=_chunks(with_key, with_value), KEY=with_key, VALUE=with_value,
+            [q, k, v, do, a, b, c, dk, dv], KEY=with_key, VALUE=with_value,
         )  # fmt: skip
 
     inputs_needed = any(g is not None for g in (grad_query, grad_key, grad_value))
