@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/ganfuse train sagan --data digits --out runs/demo --overwrite --time-limit 210s --batch-size 32 \
 		--set width=16 --set generator_lr=4e-4 --set discriminator_lr=8e-4 --set sample_every=250
-	$(BIN)/ganfuse sample runs/demo --out runs/demo/grid.png --classes each --columns 12 --scale 2
+	$(BIN)/ganfuse sample runs/demo --out runs/demo/grid.png --classes each --num 120 --columns 12 --scale 2
 	@echo
 	@echo "The grid is in runs/demo/grid.png, one row per class. Next:"
 	@echo "  $(BIN)/ganfuse train --out runs/demo --resume --time-limit 10m                # go on with it"

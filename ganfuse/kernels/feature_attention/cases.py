@@ -19,6 +19,7 @@ class Case(NamedTuple):
     dtype: torch.dtype = torch.bfloat16
     channels_last: bool = True
     batch: int = 4
+    tf32: bool = False
 
 
 def _both_layouts(name: str, case: Case) -> dict[str, Case]:
@@ -39,6 +40,7 @@ CASES: dict[str, Case] = {
     **_both_layouts("(8,32)", Case(8, 32, 32, 16)),
     "fp16 (32,128) nhwc": Case(32, 128, 32, 16, torch.float16),
     "ragged 33² (32,128) nhwc": Case(32, 128, 33, 33),
+    "tf32 (32,128) nhwc": Case(32, 128, 32, 16, torch.float32, tf32=True),
 }
 
 
@@ -50,6 +52,15 @@ def alignment(case: Case) -> int:
 
 def run(case: Case) -> None:
     """Forward, backward and double backward on meta tensors; call it while launches are recorded."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if case.tf32 else "highest")
+    try:
+        _run(case)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _run(case: Case) -> None:
     attributes = Attributes(1.0, False, "map", "triton")
     format = torch.channels_last if case.channels_last else torch.contiguous_format
 

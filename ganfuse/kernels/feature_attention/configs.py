@@ -60,17 +60,22 @@ def _look_up(kernel: str, target: str, itemsize: int, d: int, e: int) -> Config 
         known = "sm89"
     elif known.startswith("gfx"):
         known = "gfx942"
-    d = max(32, pad(d))
-    e = max(64 if d <= 64 else 128, pad(e))
+    # float32 takes the tile of twice as many half-type channels: as many bytes.
+    scale = itemsize // 2
+    d = max(32, scale * pad(d))
+    e = max(64 if d <= 64 else 128, scale * pad(e))
     if kernel in CHUNKED:
         e = min(e, 256)
-    tile = _table().get(f"{known} {kernel} {d} {e} {itemsize}")
-    return None if tile is None else Config(*tile)
+    tile = _table().get(f"{known} {kernel} {d} {e}")
+    if tile is None:
+        return None
+    config = Config(*tile)
+    return config._replace(channels=max(32, config.channels // scale)) if config.channels else config
 
 
 @functools.cache
 def fused(kernel: str, target: str, itemsize: int, d: int, e: int) -> bool:
     """Whether one pass computes both of the kernel's gradients, rather than one pass each."""
-    if pad(d) > _FUSED_UP_TO[0] or pad(e) > _FUSED_UP_TO[1]:
+    if itemsize * pad(d) > 2 * _FUSED_UP_TO[0] or itemsize * pad(e) > 2 * _FUSED_UP_TO[1]:
         return False
     return target == "interpreter" or _look_up(kernel, target, itemsize, d, e) is not None

@@ -1,9 +1,13 @@
 """The fast form in plain PyTorch for CPUs.
 
 Small problems keep the weight matrix, as everybody does. Large ones go through PyTorch's fused CPU attention, which
-wants equal head sizes: padding queries and keys (or values) with zeros changes nothing and is cheap. Its own second
+wants equal head sizes: padding queries and keys (or values) with zeros changes nothing and is cheap. In bfloat16 that
+is slow on machines without AMX, where a block of queries at a time is better. The fused attention's own second
 derivative does not exist, so the double backward is ours, over blocks of queries: no N×M matrix at any time.
 """
+
+import functools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +24,8 @@ _STORED_PAIRS = 1 << 20
 _BLOCK_PAIRS = 1 << 20
 
 _aten = torch.ops.aten
+# Private, so with the answer of most machines in case it goes.
+_has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
 
 
 def _canonical(x: Tensor, form: str) -> Tensor:
@@ -32,6 +38,18 @@ def _canonical(x: Tensor, form: str) -> Tensor:
 def _stores_weights(query: Tensor, key: Tensor, form: str) -> bool:
     q, k = shape_of(query, form), shape_of(key, form)
     return q.batch * q.heads == 0 or q.tokens * k.tokens <= _STORED_PAIRS
+
+
+@functools.cache
+def _prefers_blocks(dtype: torch.dtype) -> bool:
+    return dtype == torch.bfloat16 and not _has_amx()
+
+
+def _blocks(queries: int, pairs_per_query: int) -> Iterator[slice]:
+    """Slices of the queries, each of about _BLOCK_PAIRS pairs over all samples."""
+    block = max(1, min(queries, _BLOCK_PAIRS // max(1, pairs_per_query)))
+    for first in range(0, queries, block):
+        yield slice(first, min(first + block, queries))
 
 
 def _allocate(attributes: Attributes, inputs: Tensors) -> Tensors:
@@ -64,6 +82,14 @@ def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
         torch.softmax(weights, -1, out=weights)
         torch.bmm(weights, v, out=target)
         return output, weights
+    if _prefers_blocks(q.dtype):
+        kt = k.transpose(1, 2)
+        for rows in _blocks(q.shape[1], k.shape[0] * k.shape[1]):
+            scores = _scores(attributes, q[:, rows], kt, state.dtype, rows.start)
+            torch.logsumexp(scores, -1, out=state[:, rows])
+            weights = scores.sub_(state[:, rows].unsqueeze(-1)).exp_()
+            target[:, rows] = torch.bmm(weights.to(v.dtype), v)
+        return output, state
     channels = max(q.shape[-1], v.shape[-1])
     result, log_sum_exp = _aten._scaled_dot_product_flash_attention_for_cpu(
         _padded(q, channels), _padded(k, channels), _padded(v, channels), 0.0, attributes.is_causal,
@@ -94,6 +120,9 @@ def backward(
             if grad_key is not None:
                 torch.bmm(ds.transpose(1, 2), q, out=grad_key)
         return gradients, (delta,)
+    if _prefers_blocks(q.dtype):
+        _backward_by_blocks(attributes, (q, k, v), do, weights, delta, (grad_query, grad_key, grad_value))
+        return gradients, (delta,)
     channels = max(q.shape[-1], v.shape[-1])
     padded = [_padded(x, channels) for x in (do, q, k, v, o)]
     results = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -103,6 +132,30 @@ def backward(
         if target is not None:
             target.copy_(result[0, ..., : target.shape[-1]])
     return gradients, (delta,)
+
+
+def _backward_by_blocks(
+    attributes: Attributes, inputs: Tensors, do: Tensor, log_sum_exp: Tensor, delta: Tensor, targets: Gradients
+) -> None:
+    q, k, v = inputs
+    grad_query, grad_key, grad_value = targets
+    kt, vt = k.transpose(1, 2), v.transpose(1, 2)
+    # Sums over blocks keep more digits than the half types have.
+    sum_k, sum_v = (x.new_zeros(x.shape, dtype=delta.dtype) for x in (k, v))
+    for rows in _blocks(q.shape[1], k.shape[0] * k.shape[1]):
+        p = _weights(attributes, q[:, rows], kt, log_sum_exp, rows.start)
+        if grad_value is not None:
+            sum_v += torch.bmm(p.transpose(1, 2), do[:, rows])
+        if grad_query is not None or grad_key is not None:
+            ds = torch.bmm(do[:, rows], vt).sub_(delta[:, rows].to(p.dtype).unsqueeze(-1)).mul_(p)
+            if grad_query is not None:
+                grad_query[:, rows] = torch.bmm(ds, k).mul_(attributes.scale)
+            if grad_key is not None:
+                sum_k += torch.bmm(ds.transpose(1, 2), q[:, rows])
+    if grad_key is not None:
+        grad_key.copy_(sum_k.mul_(attributes.scale))
+    if grad_value is not None:
+        grad_value.copy_(sum_v)
 
 
 def double_backward(
@@ -127,11 +180,9 @@ def double_backward(
     sum_k = None if dk is None else torch.zeros_like(k, memory_format=torch.contiguous_format)
     sum_v = None if dv is None else torch.zeros_like(v, memory_format=torch.contiguous_format)
     kt, bt, vt, ct = (x.transpose(1, 2) for x in (k, b, v, c))
-    block = max(1, min(queries, _BLOCK_PAIRS // max(1, keys * samples)))
-    for first in range(0, queries, block):
-        rows = slice(first, min(first + block, queries))
+    for rows in _blocks(queries, keys * samples):
         q_, a_, do_, delta_ = q[:, rows], a[:, rows], do[:, rows], delta[:, rows]
-        p = _weights(attributes, q_, kt, state[0], first)
+        p = _weights(attributes, q_, kt, state[0], rows.start)
         t = torch.baddbmm(torch.bmm(a_, kt), q_, bt, beta=scale, alpha=scale)
         pt = p * t
         r = pt.sum(-1, keepdim=True)
@@ -157,19 +208,23 @@ def double_backward(
     return gradients
 
 
-def _weights(attributes: Attributes, q: Tensor, kt: Tensor, state: Tensor, first: int) -> Tensor:
-    """Softmax weights of a block of queries, a tensor of its own: kept whole, or from the log-sum-exp."""
-    if state.ndim == 3:
-        return state[:, first : first + q.shape[1]].clone()
-    scores = torch.bmm(q, kt)
-    if scores.dtype != state.dtype:
-        scores = scores.to(state.dtype)
-    scores.mul_(attributes.scale).sub_(state[:, first : first + q.shape[1]].unsqueeze(-1)).exp_()
+def _scores(attributes: Attributes, q: Tensor, kt: Tensor, dtype: torch.dtype, first: int) -> Tensor:
+    """Scaled scores of a block of queries in `dtype`, a tensor of its own; -inf where the causal mask hides."""
+    scores = torch.bmm(q, kt).to(dtype).mul_(attributes.scale)
     if attributes.is_causal:
         columns = torch.arange(kt.shape[-1], device=q.device)
         later = columns > torch.arange(first, first + q.shape[1], device=q.device).unsqueeze(-1)
-        scores.masked_fill_(later, 0.0)
-    return scores.to(q.dtype)
+        scores.masked_fill_(later, float("-inf"))
+    return scores
+
+
+def _weights(attributes: Attributes, q: Tensor, kt: Tensor, state: Tensor, first: int) -> Tensor:
+    """Softmax weights of a block of queries, a tensor of its own: kept whole, or from the log-sum-exp."""
+    rows = slice(first, first + q.shape[1])
+    if state.ndim == 3:
+        return state[:, rows].clone()
+    scores = _scores(attributes, q, kt, state.dtype, first)
+    return scores.sub_(state[:, rows].unsqueeze(-1)).exp_().to(q.dtype)
 
 
 def unsupported(query: Tensor) -> str | None:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ganfuse.kernels.autograd import DifferentiableOp, Implementation
-from ganfuse.kernels.backend import resolve_backend
+from ganfuse.kernels.backend import INTERPRETED, resolve_backend
 from ganfuse.kernels.checks import check_alike, check_nonempty, check_size, check_tensor
 from ganfuse.kernels.feature_attention import eager, reference
 from ganfuse.kernels.feature_attention.allocation import Attributes
+from ganfuse.kernels.feature_attention.tokens import shape_of
 from ganfuse.kernels.precision import to_autocast
 
 
@@ -107,7 +108,7 @@ def _attend(op: str, query: Tensor, key: Tensor, value: Tensor, attributes: Attr
         op,
         backend,
         query.device,
-        triton=lambda: _triton().unsupported(attributes, query, key, value),
+        triton=lambda: _triton_unsupported(attributes, query, key, value),
         eager=lambda: eager.unsupported(query),
     )
     if chosen == "reference":
@@ -119,6 +120,18 @@ def _reference(attributes: Attributes, query: Tensor, key: Tensor, value: Tensor
     if attributes.form == "map":
         return reference.feature_attention(query, key, value, attributes.scale)
     return reference.scaled_dot_product_attention(query, key, value, attributes.scale, attributes.is_causal)
+
+
+def _triton_unsupported(attributes: Attributes, query: Tensor, key: Tensor, value: Tensor) -> str | None:
+    """Why the kernels do not take this call; None if they do. Asked while Dynamo traces, too: no import of Triton."""
+    d, e = (shape_of(x, attributes.form).channels for x in (query, value))
+    if d > 256 or e > 512:
+        return f"head sizes up to 256 (query, key) and 512 (value) are built, got {d} and {e}"
+    if query.dtype == torch.float64 and not INTERPRETED:
+        return "float64 has no fast tensor cores; the reference is as fast"
+    if max(shape_of(x, attributes.form).tokens for x in (query, key)) * max(d, e) >= 2**31:
+        return "one sample has 2^31 elements or more"
+    return None
 
 
 def _triton() -> Any:

@@ -257,18 +257,6 @@ def double_backward(
     return gradients
 
 
-def unsupported(attributes: Attributes, query: Tensor, key: Tensor, value: Tensor) -> str | None:
-    """Why the kernels do not take this call; None if they do."""
-    d, e = (shape_of(x, attributes.form).channels for x in (query, value))
-    if d > 256 or e > 512:
-        return f"head sizes up to 256 (query, key) and 512 (value) are built, got {d} and {e}"
-    if query.dtype == torch.float64 and target_of(query.device) != "interpreter":
-        return "float64 has no fast tensor cores; the reference is as fast"
-    if max(shape_of(x, attributes.form).tokens for x in (query, key)) * max(d, e) >= 2**31:
-        return "one sample has 2^31 elements or more"
-    return None
-
-
 IMPLEMENTATION = Implementation(
     forward, backward, double_backward, fake_forward, fake_backward, fake_double_backward
 )  # fmt: skip
