@@ -7,11 +7,22 @@ from ganfuse.engine import registry
 from ganfuse.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ganfuse.engine.layers import AdaIN2d as AdaIN2d
+    from ganfuse.engine.layers import AdaLIN2d as AdaLIN2d
     from ganfuse.engine.layers import BatchNormAct2d as BatchNormAct2d
     from ganfuse.engine.layers import ConditionalBatchNorm2d as ConditionalBatchNorm2d
+    from ganfuse.engine.layers import GroupNormAct2d as GroupNormAct2d
+    from ganfuse.engine.layers import ILN2d as ILN2d
+    from ganfuse.engine.layers import InstanceNormAct2d as InstanceNormAct2d
+    from ganfuse.engine.layers import MinibatchStdDev as MinibatchStdDev
+    from ganfuse.engine.layers import PixelNorm as PixelNorm
     from ganfuse.engine.layers import SelfAttention2d as SelfAttention2d
+    from ganfuse.engine.layers import fuse_spectral_norms as fuse_spectral_norms
+    from ganfuse.engine.layers import hold_spectral_norms as hold_spectral_norms
     from ganfuse.engine.layers import remove_spectral_norm as remove_spectral_norm
     from ganfuse.engine.layers import spectral_norm as spectral_norm
+    from ganfuse.engine.layers import unfuse_spectral_norms as unfuse_spectral_norms
+    from ganfuse.engine.standing_statistics import standing_statistics as standing_statistics
     from ganfuse.kernels import BackendUnavailableError as BackendUnavailableError
     from ganfuse.kernels import use_backend as use_backend
 
@@ -19,11 +30,22 @@ if TYPE_CHECKING:
 _HOMES = {
     "BackendUnavailableError": "kernels",
     "use_backend": "kernels",
+    "AdaIN2d": "engine.layers",
+    "AdaLIN2d": "engine.layers",
     "BatchNormAct2d": "engine.layers",
     "ConditionalBatchNorm2d": "engine.layers",
+    "GroupNormAct2d": "engine.layers",
+    "ILN2d": "engine.layers",
+    "InstanceNormAct2d": "engine.layers",
+    "MinibatchStdDev": "engine.layers",
+    "PixelNorm": "engine.layers",
     "SelfAttention2d": "engine.layers",
+    "fuse_spectral_norms": "engine.layers",
+    "hold_spectral_norms": "engine.layers",
     "remove_spectral_norm": "engine.layers",
     "spectral_norm": "engine.layers",
+    "unfuse_spectral_norms": "engine.layers",
+    "standing_statistics": "engine.standing_statistics",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -1,14 +1,32 @@
 """Fused GAN operations on tensors. Knows nothing of layers, training or models."""
 
 from ganfuse.kernels.backend import BackendUnavailableError, current_backend, use_backend
+from ganfuse.kernels.bias_act import bias_act
+from ganfuse.kernels.channel_norm import (
+    batch_norm_act,
+    group_norm_act,
+    instance_norm_act,
+    layer_instance_norm_act,
+)
 from ganfuse.kernels.cost import Cost
 from ganfuse.kernels.feature_attention import feature_attention, scaled_dot_product_attention
+from ganfuse.kernels.minibatch_stddev import minibatch_stddev
+from ganfuse.kernels.pixel_norm import pixel_norm
+from ganfuse.kernels.spectral_normalize import spectral_normalize
 
 __all__ = [
     "BackendUnavailableError",
     "Cost",
+    "batch_norm_act",
+    "bias_act",
     "current_backend",
     "feature_attention",
+    "group_norm_act",
+    "instance_norm_act",
+    "layer_instance_norm_act",
+    "minibatch_stddev",
+    "pixel_norm",
     "scaled_dot_product_attention",
+    "spectral_normalize",
     "use_backend",
 ]

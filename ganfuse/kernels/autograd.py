@@ -7,7 +7,8 @@ this is the one that is right, or raises, in every combination of eager, ``torch
 
 An op hands in its *implementations* (one per backend) and its *reference*. Words used throughout:
 
-inputs   the differentiable tensors of the op.
+inputs   the tensors of the op, differentiable but for those that the op calls constants (which it never gives a
+         gradient). Those that the op calls optional may be None.
 state    what the forward keeps besides its output for the backward (row log-sum-exps, statistics). Not
          differentiable: the backward of the backward is the total derivative, through the statistics too.
 notes    likewise what the backward keeps for the double backward.
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple, cast, get_type_hints
 import torch
 from torch import Tensor
 
+# Optional inputs, and their cotangents, may be None where this says Tensor: only an op that has such looks for it.
 Tensors = tuple[Tensor, ...]
 Gradients = tuple[Tensor | None, ...]
 Needs = tuple[bool, ...]
@@ -35,6 +37,7 @@ class Implementation:
         backward: ``(attributes, needs, grad_output, inputs, output, state) -> (gradients, notes)``.
         double_backward: ``(attributes, needs, cotangents, grad_output, inputs, output, state, notes) -> gradients`` of
             grad_output and of the inputs (total derivative), for cotangents of the inputs' gradients.
+            Where the op does not keep its output, ``output`` is None in both backwards.
         fake_forward, fake_backward, fake_double_backward: the same signatures, allocating the results (the same
             shapes, types and strides) and computing nothing.
     """
@@ -49,6 +52,7 @@ class Implementation:
 
 # Private, so with the answer that is right, if slow, in case it goes.
 _functorch_is_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+_unwrapped = getattr(torch._C._functorch, "unwrap_if_dead", lambda tensor: tensor)
 
 
 class PositionalFunction(torch.autograd.Function):
@@ -62,6 +66,8 @@ class PositionalFunction(torch.autograd.Function):
     def apply(cls, *args: Any) -> Any:
         if _functorch_is_active():
             return super().apply(*args)  # type: ignore[no-untyped-call]
+        # What a transform that has ended left behind: wrappers without a storage.
+        args = tuple(_unwrapped(a) if isinstance(a, Tensor) else a for a in args)
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
@@ -79,6 +85,8 @@ class DifferentiableOp:
         implementations: by backend name.
         reference: ``(attributes, *inputs) -> output`` in differentiable PyTorch, for derivatives beyond the second.
         num_state, num_notes: how many tensors the forward and the backward keep.
+        optional: names of the inputs that may be None.
+        keeps_output: False if no backward needs the output: it is not saved, and may be changed in place.
     """
 
     def __init__(
@@ -91,6 +99,8 @@ class DifferentiableOp:
         *,
         num_state: int,
         num_notes: int,
+        optional: Sequence[str] = (),
+        keeps_output: bool = True,
     ) -> None:
         self.name = name
         self.attributes = attributes
@@ -99,40 +109,50 @@ class DifferentiableOp:
         self.num_inputs = len(input_names)
         self.num_state = num_state
         self.num_notes = num_notes
+        self.keeps_output = keeps_output
         self._functions = _functions(self)
-        _register_custom_ops(self, input_names)
+        _register_custom_ops(self, input_names, frozenset(optional))
 
-    def __call__(self, attributes: Any, *inputs: Tensor) -> Tensor:
+    def __call__(self, attributes: Any, *inputs: Tensor | None) -> Tensor:
+        return self.with_state(attributes, *inputs)[0]
+
+    def with_state(self, attributes: Any, *inputs: Tensor | None) -> Tensors:
+        """The output and, not differentiable, the state that the forward keeps."""
         if torch.compiler.is_compiling():
-            op = getattr(torch.ops.ganfuse, self.name)
-            return cast(Tensor, op(*inputs, *attributes)[0])
-        return cast(Tensor, self._functions[0].apply(attributes, *inputs)[0])
+            return tuple(getattr(torch.ops.ganfuse, self.name)(*inputs, *attributes))
+        return cast(Tensors, self._functions[0].apply(attributes, *inputs))
 
     def implementation(self, attributes: Any) -> Implementation:
         return self.implementations[attributes.backend]
 
     def split_saved(self, saved: Tensors) -> tuple[Tensors, Tensor, Tensors, Tensors]:
         """(inputs, output, state, notes) from the flat tuple that travels between the levels."""
-        n, s = self.num_inputs, self.num_state
-        return saved[:n], saved[n], saved[n + 1 : n + 1 + s], saved[n + 1 + s :]
+        n, s, first = self.num_inputs, self.num_state, self.num_inputs + self.keeps_output
+        output = saved[n] if self.keeps_output else cast(Tensor, None)
+        return saved[:n], output, saved[first : first + s], saved[first + s :]
 
 
 def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
     n = op.num_inputs
+    num_saved = n + op.keeps_output + op.num_state
 
     class Forward(PositionalFunction):
         @staticmethod
         def forward(attributes: Any, *inputs: Tensor) -> Tensors:
-            return op.implementation(attributes).forward(attributes, inputs)
+            return cast(Tensors, _plainly(op.implementation(attributes).forward, attributes, inputs))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
             ctx.attributes = inputs[0]
+            # Else each backward would fill a zero gradient for the state.
+            ctx.set_materialize_grads(False)
             ctx.mark_non_differentiable(*output[1:])
-            ctx.save_for_backward(*inputs[1:], *output)
+            ctx.save_for_backward(*inputs[1:], *(output if op.keeps_output else output[1:]))
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+        def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+            if grad is None:
+                return (None,) * (1 + n)
             needs = tuple(ctx.needs_input_grad[1:])
             gradients = Backward.apply(ctx.attributes, needs, grad, *ctx.saved_tensors)
             return (None, *gradients[:n])
@@ -141,7 +161,8 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
         @staticmethod
         def forward(attributes: Any, needs: Needs, grad: Tensor, *saved: Tensor) -> Any:
             inputs, output, state, _ = op.split_saved(saved)
-            gradients, notes = op.implementation(attributes).backward(attributes, needs, grad, inputs, output, state)
+            backward = op.implementation(attributes).backward
+            gradients, notes = _plainly(backward, attributes, needs, grad, inputs, output, state)
             return (*gradients, *notes)
 
         @staticmethod
@@ -153,13 +174,13 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            nothing = (None,) * (2 + 1 + n + 1 + op.num_state)
+            nothing = (None,) * (3 + num_saved)
             if all(c is None for c in cotangents[:n]):
                 return nothing
             grad, *saved = ctx.saved_tensors
             # saved output, state and notes get no gradient: it is part of the total derivative for the inputs.
             needs = tuple(ctx.needs_input_grad[2 : 3 + n])
-            filled = tuple(torch.zeros_like(x) if c is None else c for c, x in zip(cotangents[:n], saved))
+            filled = tuple(_filled(c, x) for c, x in zip(cotangents[:n], saved))
             gradients = DoubleBackward.apply(ctx.attributes, needs, *filled, grad, *saved)
             return (None, None, *gradients, *nothing[3 + n :])
 
@@ -168,8 +189,8 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
         def forward(attributes: Any, needs: Needs, *tensors: Tensor) -> Any:
             cotangents, grad, saved = tensors[:n], tensors[n], tensors[n + 1 :]
             inputs, output, state, notes = op.split_saved(saved)
-            implementation = op.implementation(attributes)
-            return implementation.double_backward(attributes, needs, cotangents, grad, inputs, output, state, notes)
+            double_backward = op.implementation(attributes).double_backward
+            return _plainly(double_backward, attributes, needs, cotangents, grad, inputs, output, state, notes)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -188,41 +209,65 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
     return Forward, Backward, DoubleBackward
 
 
+def _filled(cotangent: Tensor | None, x: Tensor | None) -> Tensor | None:
+    return torch.zeros_like(x) if cotangent is None and x is not None else cotangent
+
+
 def _third_derivative(
-    op: DifferentiableOp, attributes: Any, tensors: Tensors, cotangents: tuple[Tensor | None, ...]
+    op: DifferentiableOp, attributes: Any, tensors: tuple[Tensor | None, ...], cotangents: tuple[Tensor | None, ...]
 ) -> Gradients:
     """Gradients of the double backward's results for its cotangents, grad_output and inputs, by the reference."""
     n = op.num_inputs
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases cut the graph: a key computed from the query must not be differentiated twice.
-        aliases = tuple(t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_() for t in tensors)
+        places = [i for i, t in enumerate(tensors) if t is not None]
+        aliases = [
+            None if t is None else t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_()
+            for t in tensors
+        ]
         grad_grads, grad, inputs = aliases[:n], aliases[n], aliases[n + 1 :]
         output = op.reference(attributes, *inputs)
-        first = torch.autograd.grad(output, inputs, grad, create_graph=True)
-        second = torch.autograd.grad(first, (grad, *inputs), grad_grads, create_graph=True, allow_unused=True)
-        wanted = [(s, c) for s, c in zip(second, cotangents) if s is not None and c is not None and s.requires_grad]
-        if not wanted:
-            return (None,) * len(aliases)
-        return torch.autograd.grad(
-            [s for s, _ in wanted], aliases, [c for _, c in wanted], create_graph=again, allow_unused=True
+        there = [x for x in inputs if x is not None]
+        first = torch.autograd.grad(output, there, grad, create_graph=True, allow_unused=True)
+        asked = [(f, c) for f, c in zip(first, (c for c in grad_grads if c is not None)) if f is not None]
+        second = torch.autograd.grad(
+            [f for f, _ in asked],
+            [cast(Tensor, grad), *there],
+            [c for _, c in asked],
+            create_graph=True,
+            allow_unused=True,
         )
+        # Cotangents come for the gradients of grad and of all inputs, those that are None among them.
+        mine = [c for c, x in zip(cotangents, (grad, *inputs)) if x is not None]
+        wanted = [(s, c) for s, c in zip(second, mine) if s is not None and c is not None and s.requires_grad]
+        results: list[Tensor | None] = [None] * len(aliases)
+        if wanted:
+            third = torch.autograd.grad(
+                [s for s, _ in wanted], [cast(Tensor, aliases[i]) for i in places], [c for _, c in wanted],
+                create_graph=again, allow_unused=True,
+            )  # fmt: skip
+            for place, gradient in zip(places, third):
+                results[place] = gradient
+        return tuple(results)
 
 
-def _register_custom_ops(op: DifferentiableOp, input_names: Sequence[str]) -> None:
+def _register_custom_ops(op: DifferentiableOp, input_names: Sequence[str], optional: frozenset[str]) -> None:
     n, s, k = op.num_inputs, op.num_state, op.num_notes
+    num_saved = n + op.keeps_output + s
     fields = get_type_hints(op.attributes)
     attributes = ", ".join(f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in fields.items())
-    tensors = ", ".join(f"Tensor {name}" for name in input_names)
+    types = {name: "Tensor?" if name in optional else "Tensor" for name in input_names}
+    tensors = ", ".join(f"{kind} {name}" for name, kind in types.items())
     state = "".join(f", Tensor state{i}" for i in range(s))
     notes = "".join(f", Tensor note{i}" for i in range(k))
-    cotangents = ", ".join(f"Tensor grad_grad_{name}" for name in input_names)
+    cotangents = ", ".join(f"{kind} grad_grad_{name}" for name, kind in types.items())
 
     def results(count: int) -> str:
         return "(" + ", ".join(["Tensor"] * count) + ")"
 
     forward, backward, double = (f"ganfuse::{op.name}{suffix}" for suffix in ("", "_backward", "_double_backward"))
-    saved = f"Tensor grad, {tensors}, Tensor output{state}"
+    saved = f"Tensor grad, {tensors}{', Tensor output' if op.keeps_output else ''}{state}"
     torch.library.define(forward, f"({tensors}, {attributes}) -> {results(1 + s)}")
     torch.library.define(backward, f"({saved}, bool[] needs, {attributes}) -> {results(n + k)}")
     torch.library.define(double, f"({cotangents}, {saved}{notes}, bool[] needs, {attributes}) -> {results(1 + n)}")
@@ -231,17 +276,18 @@ def _register_custom_ops(op: DifferentiableOp, input_names: Sequence[str]) -> No
         def run(*args: Any) -> Tensors:
             attributes = op.attributes(*args[n:])  # type: ignore[call-overload]
             implementation = op.implementation(attributes)
-            return (implementation.fake_forward if fake else implementation.forward)(attributes, args[:n])
+            call = implementation.fake_forward if fake else implementation.forward
+            return cast(Tensors, _plainly(call, attributes, args[:n]))
 
         return run
 
     def run_backward(fake: bool) -> Callable[..., Tensors]:
         def run(grad: Tensor, *args: Any) -> Tensors:
-            saved, needs, attributes = args[: n + 1 + s], tuple(args[n + 1 + s]), op.attributes(*args[n + 2 + s :])  # type: ignore[call-overload]
+            saved, needs, attributes = args[:num_saved], tuple(args[num_saved]), op.attributes(*args[num_saved + 1 :])  # type: ignore[call-overload]
             inputs, output, state, _ = op.split_saved(saved)
             implementation = op.implementation(attributes)
             call = implementation.fake_backward if fake else implementation.backward
-            gradients, notes = call(attributes, needs, grad, inputs, output, state)
+            gradients, notes = _plainly(call, attributes, needs, grad, inputs, output, state)
             return (*_present(gradients, grad), *notes)
 
         return run
@@ -249,12 +295,13 @@ def _register_custom_ops(op: DifferentiableOp, input_names: Sequence[str]) -> No
     def run_double(fake: bool) -> Callable[..., Tensors]:
         def run(*args: Any) -> Tensors:
             cotangents, grad, args = args[:n], args[n], args[n + 1 :]
-            length = n + 1 + s + k
+            length = num_saved + k
             saved, needs, attributes = args[:length], tuple(args[length]), op.attributes(*args[length + 1 :])  # type: ignore[call-overload]
             inputs, output, state, notes = op.split_saved(saved)
             implementation = op.implementation(attributes)
             call = implementation.fake_double_backward if fake else implementation.double_backward
-            return _present(call(attributes, needs, cotangents, grad, inputs, output, state, notes), grad)
+            gradients = _plainly(call, attributes, needs, cotangents, grad, inputs, output, state, notes)
+            return _present(gradients, grad)
 
         return run
 
@@ -264,7 +311,7 @@ def _register_custom_ops(op: DifferentiableOp, input_names: Sequence[str]) -> No
 
     def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.attributes = inputs[n:]
-        ctx.save_for_backward(*inputs[:n], *output)
+        ctx.save_for_backward(*inputs[:n], *(output if op.keeps_output else output[1:]))
 
     def forward_formula(ctx: Any, grad: Tensor, *_: Any) -> Any:
         needs = list(ctx.needs_input_grad[:n])
@@ -273,19 +320,38 @@ def _register_custom_ops(op: DifferentiableOp, input_names: Sequence[str]) -> No
         return (*_absent(gradients[:n], needs), *(None,) * len(ctx.attributes))
 
     def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        ctx.attributes = inputs[n + 3 + s :]
-        ctx.save_for_backward(*inputs[: n + 2 + s], *output[n:])
+        ctx.attributes = inputs[num_saved + 2 :]
+        ctx.save_for_backward(*inputs[: num_saved + 1], *output[n:])
 
     def backward_formula(ctx: Any, *cotangents: Tensor) -> Any:
         needs = list(ctx.needs_input_grad[: 1 + n])
         saved = ctx.saved_tensors
-        filled = [torch.zeros_like(x) if c.shape != x.shape else c for c, x in zip(cotangents[:n], saved[1:])]
+        filled = [
+            None if x is None else torch.zeros_like(x) if c is None or c.shape != x.shape else c
+            for c, x in zip(cotangents[:n], saved[1:])
+        ]
         call = getattr(torch.ops.ganfuse, f"{op.name}_double_backward")
         gradients = call(*filled, *saved, needs, *ctx.attributes)
-        return (*_absent(gradients, needs), *(None,) * (2 + s + len(ctx.attributes)))
+        return (*_absent(gradients, needs), *(None,) * (num_saved - n + 1 + len(ctx.attributes)))
 
     torch.library.register_autograd(forward, forward_formula, setup_context=setup_forward)
     torch.library.register_autograd(backward, backward_formula, setup_context=setup_backward)
+
+    def no_formula(ctx: Any, *_: Tensor) -> Any:
+        # Without this, autograd takes the results for constants: silently wrong third derivatives.
+        raise RuntimeError(
+            f"{forward} has two derivatives in a compiled graph; run the third on the uncompiled function"
+        )
+
+    torch.library.register_autograd(double, no_formula)
+
+
+def _plainly(launcher: Callable[..., Any], *args: Any) -> Any:
+    """Call a launcher with autocast off: its tensors have their types, whatever is on where a backward runs."""
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return launcher(*args)
+    return launcher(*args)
 
 
 def _present(gradients: Gradients, like: Tensor) -> Tensors:

@@ -44,7 +44,7 @@ TARGETS = {
 _FLAGS = ("QUERY", "KEY", "VALUE", "OUTPUT", "WIDE", "CAUSAL")
 
 # Kernel folders that can be inspected: each has a module `cases` with CASES and run(case).
-OPS = ("feature_attention",)
+OPS = ("feature_attention", "channel_norm", "bias_act", "minibatch_stddev", "pixel_norm", "spectral_normalize")
 
 
 @dataclass
@@ -57,6 +57,9 @@ class Report:
         matrix_instruction: the tensor-core instruction found, or "".
         loads, stores: how many global accesses there are of each width in bits.
         alignment: bits to which every address of the case is aligned, up to 128: what loads can be wide.
+        expects_matrix_instruction: whether the kernel multiplies matrices.
+        writes_sums_only: a reduction, whose few stores may be of any width.
+        reads_unaligned_rows: the kernel also has a branch for rows that are not aligned, which reads one by one.
         error: the compiler's message where there is no kernel.
     """
 
@@ -76,6 +79,9 @@ class Report:
     loads: dict[int, int] = field(default_factory=dict)
     stores: dict[int, int] = field(default_factory=dict)
     alignment: int = 128
+    expects_matrix_instruction: bool = True
+    writes_sums_only: bool = False
+    reads_unaligned_rows: bool = False
     error: str = ""
 
     @property
@@ -110,6 +116,13 @@ def inspect_case(op: str, case: str, target: str) -> list[Report]:
     reports = [compile_launch(launch, op, case, target) for launch in recorded(op, case, target)]
     for report in reports:
         report.alignment = module.alignment(module.CASES[case])
+        # An op may say that it has no products, which kernels are reductions, and which touch so little memory that
+        # the width of accesses does not matter.
+        report.expects_matrix_instruction = getattr(module, "TENSOR_CORES", True)
+        report.writes_sums_only = report.kernel in getattr(module, "REDUCTIONS", ())
+        report.reads_unaligned_rows = getattr(module, "UNALIGNED_ROWS", False)
+        if report.kernel in getattr(module, "SMALL_KERNELS", ()):
+            report.alignment = min(32, *report.loads, *report.stores)
     return reports
 
 
@@ -203,14 +216,15 @@ def problems(report: Report) -> list[str]:
         found.append(f"shared memory {report.shared} over {report.shared_limit}")
     if report.tensor_memory > 512:
         found.append(f"tensor memory {report.tensor_memory} over 512 columns")
-    if not report.matrix_instruction:
+    if report.expects_matrix_instruction and not report.matrix_instruction:
         found.append("no tensor-core instruction")
-    if report.loads.get(16) or report.loads.get(8):
+    if not report.reads_unaligned_rows and (report.loads.get(16) or report.loads.get(8)):
         found.append("scalar loads of half types")
     if report.loads and report.widest_load < report.alignment:
         found.append(f"widest load {report.widest_load} bits")
     # Two 64-bit stores are as good as one of 128 there.
-    if report.stores and report.widest_store < min(report.alignment, 64 if report.target == "gfx942" else 128):
+    widest = min(report.alignment, 64 if report.target == "gfx942" else 128)
+    if report.stores and not report.writes_sums_only and report.widest_store < widest:
         found.append(f"widest store {report.widest_store} bits")
     return found
 

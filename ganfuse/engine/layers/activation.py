@@ -2,9 +2,6 @@
 
 import difflib
 
-import torch.nn.functional as F
-from torch import Tensor
-
 ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")
 
 
@@ -17,13 +14,7 @@ def check_activation(name: str) -> str:
     return name
 
 
-def activate_fresh(x: Tensor, name: str, negative_slope: float) -> Tensor:
-    """The activation of `x`, a fresh tensor that its own backward does not need: it may be overwritten."""
-    if name == "relu":
-        return F.relu(x, inplace=True)
-    if name == "leaky_relu":
-        # A negative slope cannot be undone from the result, so PyTorch refuses to do it in place.
-        return F.leaky_relu(x, negative_slope, inplace=negative_slope >= 0)
-    if name == "silu":
-        return F.silu(x)
-    return x
+def describe_activation(name: str, negative_slope: float) -> str:
+    """What `extra_repr` says of it."""
+    slope = f", negative_slope={negative_slope}" if name == "leaky_relu" else ""
+    return f"activation={name!r}{slope}"

@@ -1,18 +1,22 @@
 """Batch normalisation with its activation, plain and conditional (Ioffe & Szegedy 2015; Dumoulin et al. 2017)."""
 
+import copy
+from typing import Any
+
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from torch import Tensor, nn
 
 # Not _BatchNorm: SyncBatchNorm.convert_sync_batchnorm would turn subclasses of that into layers that have lost the
 # activation and the condition.
 from torch.nn.modules.batchnorm import _NormBase
 
-from ganfuse.engine.layers.activation import activate_fresh, check_activation
+from ganfuse.engine.layers.activation import check_activation, describe_activation
+from ganfuse.kernels import batch_norm_act
 
 
 class _BatchNormBase(_NormBase):
-    """Buffers, running statistics and the call of F.batch_norm that the two layers share; state as nn.BatchNorm2d."""
+    """Buffers, running statistics and the call of the kernel that the two layers share; state as nn.BatchNorm2d."""
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class _BatchNormBase(_NormBase):
         track_running_stats: bool,
         activation: str,
         negative_slope: float,
+        process_group: Any,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -32,23 +37,45 @@ class _BatchNormBase(_NormBase):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.activation = check_activation(activation)
         self.negative_slope = negative_slope
+        self.process_group = process_group
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.num_features:
             raise ValueError(f"x: expected (B, {self.num_features}, H, W), got {tuple(x.shape)}")
 
-    def _batch_norm(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _batch_norm(self, x: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
         momentum = self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if momentum is None:
+                # The average of all batches so far. (Reading the count waits for the device, as in PyTorch.)
                 momentum = 1.0 / float(self.num_batches_tracked)
-        use_batch = self.training or self.running_mean is None
-        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, use_batch, momentum or 0.0, self.eps)
+        return batch_norm_act(
+            x,
+            gain,
+            bias,
+            self.running_mean,
+            self.running_var,
+            training=self.training,
+            momentum=0.0 if momentum is None else momentum,
+            eps=self.eps,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            process_group=self.process_group,
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_BatchNormBase":
+        # A process group cannot be copied, and should not be: a copy of the model belongs to the same processes.
+        memo[id(self.process_group)] = self.process_group
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(self.__dict__, memo))  # type: ignore[no-untyped-call]
+        return new
 
     def extra_repr(self) -> str:
-        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, activation={self.activation!r}{slope}"
+        group = "" if self.process_group is None else ", synchronised"
+        activation = describe_activation(self.activation, self.negative_slope)
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, {activation}{group}"
 
 
 class BatchNormAct2d(_BatchNormBase):
@@ -59,6 +86,9 @@ class BatchNormAct2d(_BatchNormBase):
         eps, momentum, affine, track_running_stats: as in `torch.nn.BatchNorm2d`.
         activation: ``"none"``, ``"relu"``, ``"leaky_relu"`` or ``"silu"``.
         negative_slope: of the leaky ReLU.
+        process_group: a `torch.distributed` group whose processes hold parts of one batch, over all of which training
+            takes its statistics; twice differentiable, unlike `torch.nn.SyncBatchNorm`. None: this process alone. May
+            be set on the layer later.
 
     Raises:
         ValueError: for arguments out of range, an input of another shape, and one value per channel in training.
@@ -74,6 +104,7 @@ class BatchNormAct2d(_BatchNormBase):
         track_running_stats: bool = True,
         activation: str = "none",
         negative_slope: float = 0.2,
+        process_group: Any = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -85,13 +116,50 @@ class BatchNormAct2d(_BatchNormBase):
             track_running_stats=track_running_stats,
             activation=activation,
             negative_slope=negative_slope,
+            process_group=process_group,
             device=device,
             dtype=dtype,
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
         self._check_input(x)
-        return activate_fresh(self._batch_norm(x, self.weight, self.bias), self.activation, self.negative_slope)
+        return self._batch_norm(x, self.weight, self.bias)
+
+    @classmethod
+    def from_torch(
+        cls, module: nn.BatchNorm2d | nn.SyncBatchNorm, *, activation: str = "none", negative_slope: float = 0.2
+    ) -> "BatchNormAct2d":
+        """A layer that takes over a PyTorch layer's parameters and buffers: the same objects, so optimisers stay valid.
+
+        Raises:
+            ValueError: `module` is another layer, or synchronised without a process group before there is any.
+        """
+        if not isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            raise ValueError(f"module: expected nn.BatchNorm2d or nn.SyncBatchNorm, got {type(module).__name__}")
+        group = None
+        if isinstance(module, nn.SyncBatchNorm):
+            group = module.process_group
+            if group is None:
+                if not (dist.is_available() and dist.is_initialized()):
+                    raise ValueError(
+                        "module: a SyncBatchNorm of all processes needs torch.distributed to be initialised"
+                    )
+                group = dist.group.WORLD
+        new = cls(
+            module.num_features,
+            eps=module.eps,
+            momentum=module.momentum,
+            affine=module.affine,
+            track_running_stats=module.track_running_stats,
+            activation=activation,
+            negative_slope=negative_slope,
+            process_group=group,
+            device="meta",
+        )
+        new._parameters.update(module._parameters)
+        new._buffers.update(module._buffers)
+        return new.train(module.training)
 
 
 class ConditionalBatchNorm2d(_BatchNormBase):
@@ -108,6 +176,9 @@ class ConditionalBatchNorm2d(_BatchNormBase):
         eps, momentum: as in `torch.nn.BatchNorm2d`, whose running statistics it keeps under the same names.
         activation: ``"none"``, ``"relu"``, ``"leaky_relu"`` or ``"silu"``.
         negative_slope: of the leaky ReLU.
+        process_group: a `torch.distributed` group whose processes hold parts of one batch, over all of which training
+            takes its statistics; twice differentiable, unlike `torch.nn.SyncBatchNorm`. None: this process alone. May
+            be set on the layer later.
 
     Raises:
         ValueError: for arguments out of range, and inputs whose shapes or types do not fit.
@@ -126,6 +197,7 @@ class ConditionalBatchNorm2d(_BatchNormBase):
         momentum: float | None = 0.1,
         activation: str = "none",
         negative_slope: float = 0.2,
+        process_group: Any = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -146,6 +218,7 @@ class ConditionalBatchNorm2d(_BatchNormBase):
             track_running_stats=True,
             activation=activation,
             negative_slope=negative_slope,
+            process_group=process_group,
             device=device,
             dtype=dtype,
         )
@@ -163,13 +236,13 @@ class ConditionalBatchNorm2d(_BatchNormBase):
             setattr(self, name, layer)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(B, C, H, W) and a condition for each sample → (B, C, H, W)."""
         self._check_input(x)
         self._check_condition(condition, x.shape[0])
-        normalised = self._batch_norm(x, None, None)
-        # In the activation's type, since float32 gains would promote a half precision feature map to float32.
-        gain = (1 + self.gain(condition)).to(normalised.dtype)[:, :, None, None]
-        bias = self.bias(condition).to(normalised.dtype)[:, :, None, None]
-        return activate_fresh(torch.addcmul(bias, normalised, gain), self.activation, self.negative_slope)
+        gain, bias = self.gain(condition), self.bias(condition)
+        # Under autocast a linear layer's result is bfloat16, whose steps around 1 are of 1/128.
+        precise = torch.promote_types(gain.dtype, torch.float32)
+        return self._batch_norm(x, 1 + gain.to(precise), bias)
 
     def _check_condition(self, condition: Tensor, batch: int) -> None:
         if self.num_classes is not None:

@@ -9,29 +9,39 @@ and the layer computes with Ŵ. u and v are constants to autograd, as in every i
     dW = (dŴ − ⟨dŴ, Ŵ⟩ u vᵀ) / σ
 
 The state is that of `torch.nn.utils.spectral_norm` (``weight_orig``, ``weight_u``, ``weight_v``), so that checkpoints
-go both ways.
+go both ways. `fuse_spectral_norms` computes the weights of a whole model at once.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganfuse.kernels.autograd import PositionalFunction
+from ganfuse.kernels.spectral_normalize import Normalised, normalise_batch
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+STYLES = ("torch", "biggan")
 
 
 def spectral_norm(
-    module: ModuleT, *, n_power_iterations: int = 1, eps: float = 1e-12, name: str = "weight", dim: int | None = None
+    module: ModuleT,
+    *,
+    n_power_iterations: int = 1,
+    eps: float = 1e-12,
+    name: str = "weight",
+    dim: int | None = None,
+    style: str = "torch",
 ) -> ModuleT:
     """Divide a layer's weight by its largest singular value, in every forward; changes and returns `module`.
 
-    The power method steps once per forward in training mode (under ``no_grad`` too), never in eval mode, where
-    the stored u and v serve. Between forwards, ``module.weight`` is the weight last computed with, detached.
+    The power method steps once per forward in training mode (under ``no_grad`` too), never in eval mode (see `style`).
+    Between forwards, ``module.weight`` is the weight last computed with, detached. See `hold_spectral_norms` for the
+    same u in several forwards, `fuse_spectral_norms` for whole models on GPUs.
 
     Args:
         module: a convolution, transposed convolution, linear or embedding layer, or any module with a weight of
@@ -41,6 +51,8 @@ def spectral_norm(
         eps: smallest norm that is divided by. A zero weight stays zero, and its u is kept.
         name: which parameter.
         dim: which dimension of the weight is the rows; default 1 for transposed convolutions, else 0.
+        style: how σ comes about in eval mode. ``"torch"``: from the stored u and v, as in torch.nn.utils.spectral_norm.
+            ``"biggan"``: from one step that starts at the stored u and is not stored, as in BigGAN-PyTorch.
 
     Raises:
         ValueError: for a missing, lazy or one-dimensional parameter, one that is normalised already, and arguments
@@ -50,6 +62,8 @@ def spectral_norm(
         raise ValueError(f"n_power_iterations must be at least 1, got {n_power_iterations}")
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
+    if style not in STYLES:
+        raise ValueError(f"style must be one of {', '.join(map(repr, STYLES))}, got {style!r}")
     if _find(module, name) is not None:
         raise ValueError(f"{type(module).__name__}.{name} is spectrally normalised already")
     weight = module._parameters.get(name)
@@ -77,7 +91,7 @@ def spectral_norm(
     # Shares its storage with the parameter, so that an init function applied to `module.weight` still reaches it.
     setattr(module, name, weight.detach())
 
-    norm = SpectralNorm(name, n_power_iterations, eps, dim)
+    norm = SpectralNorm(name, n_power_iterations, eps, dim, style)
     module.register_forward_pre_hook(norm)
     module.register_forward_hook(norm.release, always_call=True)
     return module
@@ -95,11 +109,7 @@ def remove_spectral_norm(module: ModuleT, *, name: str = "weight") -> ModuleT:
     original = getattr(module, f"{name}_orig")
     with torch.no_grad():
         weight = norm.normalised(module, iterate=False)
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for key, hook in list(hooks.items()):
-            if hook is norm or getattr(hook, "__self__", None) is norm:
-                del hooks[key]
-                module._forward_hooks_always_called.pop(key, None)
+    remove_hooks(module, norm)
     delattr(module, name)
     delattr(module, f"{name}_orig")
     delattr(module, f"{name}_u")
@@ -108,17 +118,91 @@ def remove_spectral_norm(module: ModuleT, *, name: str = "weight") -> ModuleT:
     return module
 
 
-class SpectralNorm:
-    """The forward pre-hook that `spectral_norm` installs. It has no state: that is in the module's buffers."""
+@contextmanager
+def hold_spectral_norms(model: nn.Module) -> Iterator[None]:
+    """Inside, the power method of each layer of `model` steps in its first training forward only.
 
-    def __init__(self, name: str, n_power_iterations: int, eps: float, dim: int) -> None:
+    Later forwards take the stored u and v: for recipes where the discriminator sees real and generated images with the
+    same weights. Each forward has a graph of its own. For `spectral_norm` layers, and all that `fuse_spectral_norms`
+    found in `model`.
+    """
+    holders = [hook for module in model.modules() for hook in spectral_hooks(module)]
+    for hook in holders:
+        hook.hold, hook.stepped = True, False
+    try:
+        yield
+    finally:
+        for hook in holders:
+            hook.hold = hook.stepped = False
+
+
+class PreparedWeight:
+    """A weight that was computed ahead of its layer's forward, with vectors that are stored if the layer takes it."""
+
+    def __init__(self, batch: Normalised, index: int, stores: bool) -> None:
+        self.batch = batch
+        self.index = index
+        self.stores = stores
+        self.taken = False
+
+
+class PowerMethod:
+    """When and how the power method of one weight steps; takes a prepared weight where there is one.
+
+    Attributes:
+        prepared: set for the duration of a forward of the model that `fuse_spectral_norms` was applied to.
+        hold, stepped: see `hold_spectral_norms`.
+    """
+
+    first = "v"
+    n_power_iterations: int
+    style = "torch"
+    prepared: PreparedWeight | None = None
+    hold = False
+    stepped = False
+
+    def step(self, training: bool) -> tuple[int, bool, bool]:
+        """How many iterations the next weight takes, whether it starts with the stored v, whether it stores u and v."""
+        if training and not (self.hold and self.stepped):
+            return self.n_power_iterations, True, True
+        if self.style == "biggan" and not training:
+            return 1, False, False
+        return 0, True, False
+
+    def take(self) -> Tensor | None:
+        """The prepared weight, once."""
+        prepared = self.prepared
+        if prepared is None:
+            return None
+        if not prepared.taken:
+            prepared.taken = True
+            return prepared.batch.weights[prepared.index]  # type: ignore[no-any-return]
+        # A second call within one forward of the model steps again, from where the first one left.
+        self.prepared = None
+        if prepared.stores:
+            prepared.batch.store([prepared.index])
+            self.stepped = True
+        return None
+
+
+class SpectralNorm(PowerMethod):
+    """The forward pre-hook that `spectral_norm` installs. Its state is in the module's buffers.
+
+    Attributes:
+        original: the hook of torch.nn.utils.spectral_norm that this one stands in for, if any.
+    """
+
+    def __init__(self, name: str, n_power_iterations: int, eps: float, dim: int, style: str = "torch") -> None:
         self.name = name
         self.n_power_iterations = n_power_iterations
         self.eps = eps
         self.dim = dim
+        self.style = style
+        self.original: Any = None
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        setattr(module, self.name, self.normalised(module, iterate=module.training))
+        weight = self.take()
+        setattr(module, self.name, self.normalised(module, iterate=module.training) if weight is None else weight)
 
     def release(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Forward hook: let go of the graph, which would outlive the step and keep `module` from being deep-copied."""
@@ -127,124 +211,35 @@ class SpectralNorm:
     def normalised(self, module: nn.Module, *, iterate: bool) -> Tensor:
         """W / σ, differentiable, in the weight's shape, type and layout; with `iterate`, u and v move first."""
         weight: Tensor = getattr(module, f"{self.name}_orig")
-        device_type = weight.device.type
-        if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-            # The power method in half precision would make σ a matter of luck.
-            with torch.autocast(device_type, enabled=False):
-                return self._normalised(module, weight, iterate)
-        return self._normalised(module, weight, iterate)
-
-    def _normalised(self, module: nn.Module, weight: Tensor, iterate: bool) -> Tensor:
         u: Tensor = getattr(module, f"{self.name}_u")
         v: Tensor = getattr(module, f"{self.name}_v")
-        if weight.numel() == 0:
-            return weight.clone()
-        matrix, channels = _as_matrix(weight, self.dim)
-        eps = max(self.eps, torch.finfo(weight.dtype).tiny)
-        with torch.no_grad():
-            matrix = matrix.detach()
-            if iterate:
-                u, v, sigma = self._power_iterations(matrix, channels, u, v, eps)
-            else:
-                # Copies, because the next training forward writes the buffers that this graph would hold.
-                u, v = u.clone(), v.clone()
-                sigma = torch.dot(u, torch.mv(matrix, _to_matrix_order(v, channels)))
-                sigma = torch.where(sigma == 0, eps, sigma)
-        if torch.compiler.is_compiling():
-            # Compiled graphs want plain operations: they fuse, and a penalty inside one differentiates them twice.
-            return _plain_normalise(weight, u, v, self.dim, eps)
-        normalised: Tensor = _Normalise.apply(weight, u, v, sigma, self.dim)[0]
-        return normalised
-
-    def _power_iterations(
-        self, matrix: Tensor, channels: int | None, u_buffer: Tensor, v_buffer: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        u = u_buffer
-        for _ in range(self.n_power_iterations):
-            v = torch.mv(matrix.t(), u)
-            v = v / torch.linalg.vector_norm(v).clamp_min(eps)
-            product = torch.mv(matrix, v)
-            norm = torch.linalg.vector_norm(product)
-            sigma = norm.clamp_min(eps)
-            u = product / sigma
-        # A vanished product has no direction, and u = 0 would stay 0 for ever after: then u and v keep theirs.
-        found = norm > 0
-        u = torch.where(found, u, u_buffer)
-        v = torch.where(found, _to_weight_order(v, channels), v_buffer)
-        u_buffer.copy_(u)
-        v_buffer.copy_(v)
-        return u, v, sigma
+        steps, with_v, stores = self.step(iterate)
+        batch = normalise_batch(
+            [weight], [u], [v] if with_v else None, [self.dim],
+            dtype=None, n_power_iterations=steps, eps=self.eps, first=self.first,
+        )  # fmt: skip
+        if stores:
+            batch.store()
+            self.stepped = True
+        return batch.weights[0]  # type: ignore[no-any-return]
 
 
-class _Normalise(PositionalFunction):
-    """(W, u, v, σ) → (W / σ, σ), where σ = uᵀWv is a function of W and u, v are constants.
-
-    σ is an output so that a second derivative finds its dependence on W: the backward is plain PyTorch on outputs of
-    this Function, hence differentiable to any order.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        return weight / sigma, sigma.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, u, v, _, ctx.dim = inputs
-        ctx.save_for_backward(output[0], u, v, output[1])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
-        grad_normalised, grad_sigma = grads
-        normalised, u, v, sigma = ctx.saved_tensors
-        shape = normalised.shape
-        left = u.view(*[1] * ctx.dim, -1, *[1] * (len(shape) - ctx.dim - 1))
-        right = v.view(*shape[: ctx.dim], 1, *shape[ctx.dim + 1 :])
-        grad = None
-        if grad_normalised is not None:
-            # Three passes over the weight, where autograd of the definition makes about ten.
-            inner = _inner_product(grad_normalised, normalised)
-            grad = torch.addcmul(grad_normalised, left * -inner, right)
-            grad = grad / sigma if torch.is_grad_enabled() else grad.div_(sigma)
-        if grad_sigma is not None:
-            through_sigma = grad_sigma * left * right
-            grad = through_sigma if grad is None else grad + through_sigma
-        return grad, None, None, None, None
+def spectral_hooks(module: nn.Module) -> Iterator[PowerMethod]:
+    """What steps the power methods of `module`'s own weights: hooks, and fused parametrisations."""
+    if isinstance(module, PowerMethod):
+        yield module
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, SpectralNorm):
+            yield hook
 
 
-def _plain_normalise(weight: Tensor, u: Tensor, v: Tensor, dim: int, eps: float) -> Tensor:
-    sigma = torch.dot(u, torch.mv(weight.movedim(dim, 0).flatten(1), v))
-    return weight / torch.where(sigma == 0, eps, sigma)
-
-
-def _as_matrix(weight: Tensor, dim: int) -> tuple[Tensor, int | None]:
-    """The weight as (rows, columns) without a copy if its layout allows, and its channels if those vary fastest."""
-    if dim == 0 and _is_channels_last(weight):
-        return weight.movedim(1, -1).flatten(1), weight.shape[1]
-    return (weight if dim == 0 else weight.movedim(dim, 0)).flatten(1), None
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    if x.dim() not in (4, 5) or x.is_contiguous():
-        return False
-    return x.is_contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
-
-
-def _to_weight_order(v: Tensor, channels: int | None) -> Tensor:
-    """From the columns of `_as_matrix` to the order in which v is stored: that of a contiguous weight."""
-    return v if channels is None else v.view(-1, channels).t().reshape(-1)
-
-
-def _to_matrix_order(v: Tensor, channels: int | None) -> Tensor:
-    return v if channels is None else v.view(channels, -1).t().reshape(-1)
-
-
-def _inner_product(a: Tensor, b: Tensor) -> Tensor:
-    if _is_channels_last(b):
-        a, b = a.movedim(1, -1), b.movedim(1, -1)
-    return torch.dot(a.reshape(-1), b.reshape(-1))
+def remove_hooks(module: nn.Module, owner: object) -> None:
+    """Remove `owner` and its methods from the forward hooks of `module` (handles do not survive copying)."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if hook is owner or getattr(hook, "__self__", None) is owner:
+                del hooks[key]
+                module._forward_hooks_always_called.pop(key, None)
 
 
 def _find(module: nn.Module, name: str) -> SpectralNorm | None:

@@ -7,7 +7,8 @@ derivative does not exist, so the double backward is ours, over blocks of querie
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,8 @@ from ganfuse.kernels.feature_attention.tokens import shape_of
 
 # Up to here keeping the weights beats recomputing them, on every machine tried.
 _STORED_PAIRS = 1 << 20
-# Pairs of one block of the double backward: five blocks of float32 then stay in a laptop's cache.
-_BLOCK_PAIRS = 1 << 20
+# Pairs of one block: the five of the double backward then stay in a core's cache (float32, 5 MiB).
+_BLOCK_PAIRS = 1 << 18
 
 _aten = torch.ops.aten
 # Private, so with the answer of most machines in case it goes.
@@ -57,7 +58,8 @@ def _allocate(attributes: Attributes, inputs: Tensors) -> Tensors:
     output, rows = allocation.fake_forward(attributes, inputs)
     if _stores_weights(query, key, attributes.form):
         q, k = shape_of(query, attributes.form), shape_of(key, attributes.form)
-        return output, query.new_empty(q.batch * q.heads, q.tokens, k.tokens)
+        dtype = torch.float32 if query.dtype == torch.float16 else query.dtype
+        return output, query.new_empty(q.batch * q.heads, q.tokens, k.tokens, dtype=dtype)
     return output, rows
 
 
@@ -73,9 +75,7 @@ def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
     q, k, v = (_canonical(x, attributes.form) for x in inputs)
     target = _canonical(output, attributes.form)
     if state.ndim == 3:
-        weights = torch.bmm(q, k.transpose(1, 2), out=state)
-        if attributes.scale != 1.0:
-            weights.mul_(attributes.scale)
+        weights = torch.bmm(_scaled(q, attributes), k.transpose(1, 2), out=state)
         if attributes.is_causal:
             later = torch.ones(weights.shape[1:], dtype=torch.bool, device=weights.device).triu_(1)
             weights.masked_fill_(later, float("-inf"))
@@ -96,7 +96,7 @@ def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
         scale=attributes.scale,
     )  # fmt: skip
     target.copy_(result[0, ..., : v.shape[-1]])
-    return output, log_sum_exp.reshape(state.shape).to(state.dtype)
+    return output, state.copy_(log_sum_exp.reshape(state.shape))
 
 
 def backward(
@@ -112,7 +112,7 @@ def backward(
         if grad_value is not None:
             torch.bmm(weights.transpose(1, 2), do, out=grad_value)
         if grad_query is not None or grad_key is not None:
-            ds = torch.bmm(do, v.transpose(1, 2)).sub_(delta.to(do.dtype).unsqueeze(-1)).mul_(weights)
+            ds = _aten._softmax_backward_data(torch.bmm(do, v.transpose(1, 2)), weights, -1, weights.dtype)
             if scale != 1.0:
                 ds.mul_(scale)
             if grad_query is not None:
@@ -208,9 +208,14 @@ def double_backward(
     return gradients
 
 
+def _scaled(q: Tensor, attributes: Attributes) -> Tensor:
+    # Before the product: in half types it may overflow before a scale below 1 could bring it back.
+    return q if attributes.scale == 1.0 else q * attributes.scale
+
+
 def _scores(attributes: Attributes, q: Tensor, kt: Tensor, dtype: torch.dtype, first: int) -> Tensor:
     """Scaled scores of a block of queries in `dtype`, a tensor of its own; -inf where the causal mask hides."""
-    scores = torch.bmm(q, kt).to(dtype).mul_(attributes.scale)
+    scores = torch.bmm(_scaled(q, attributes), kt).to(dtype)
     if attributes.is_causal:
         columns = torch.arange(kt.shape[-1], device=q.device)
         later = columns > torch.arange(first, first + q.shape[1], device=q.device).unsqueeze(-1)
@@ -219,12 +224,12 @@ def _scores(attributes: Attributes, q: Tensor, kt: Tensor, dtype: torch.dtype, f
 
 
 def _weights(attributes: Attributes, q: Tensor, kt: Tensor, state: Tensor, first: int) -> Tensor:
-    """Softmax weights of a block of queries, a tensor of its own: kept whole, or from the log-sum-exp."""
+    """Softmax weights of a block of queries, a tensor of its own: kept whole, or computed again."""
     rows = slice(first, first + q.shape[1])
     if state.ndim == 3:
         return state[:, rows].clone()
-    scores = _scores(attributes, q, kt, state.dtype, first)
-    return scores.sub_(state[:, rows].unsqueeze(-1)).exp_().to(q.dtype)
+    # A block has all keys, so it can normalise its own scores: in half types the log-sum-exp is of other roundings.
+    return torch.softmax(_scores(attributes, q, kt, state.dtype, first), -1).to(q.dtype)
 
 
 def unsupported(query: Tensor) -> str | None:
@@ -232,6 +237,45 @@ def unsupported(query: Tensor) -> str | None:
     return None if query.device.type == "cpu" else "the eager form is written for CPUs"
 
 
+def _widened(launcher: Callable[..., Any]) -> Callable[..., Any]:
+    """`launcher` in float32 for float16 tensors: CPUs multiply them as fast, or much faster, and nothing overflows."""
+
+    def run(attributes: Attributes, *args: Any) -> Any:
+        half = False
+
+        def widen(x: Any) -> Any:
+            nonlocal half
+            if isinstance(x, tuple):
+                return tuple(map(widen, x))
+            if isinstance(x, Tensor) and x.dtype == torch.float16:
+                half = True
+                return x.float()
+            return x
+
+        wide = widen(args)
+        results = launcher(attributes, *wide)
+        return _narrowed(launcher, results) if half else results
+
+    return run
+
+
+def _narrowed(launcher: Callable[..., Any], results: Any) -> Any:
+    # What is kept (weights, row vectors) stays in float32.
+    def narrow(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.half()
+
+    if launcher is forward:
+        return narrow(results[0]), *results[1:]
+    if launcher is backward:
+        return tuple(map(narrow, results[0])), results[1]
+    return tuple(map(narrow, results))
+
+
 IMPLEMENTATION = Implementation(
-    forward, backward, double_backward, _allocate, allocation.fake_backward, allocation.fake_double_backward
+    _widened(forward),
+    _widened(backward),
+    _widened(double_backward),
+    _allocate,
+    allocation.fake_backward,
+    allocation.fake_double_backward,
 )

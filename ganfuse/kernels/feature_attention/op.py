@@ -98,7 +98,10 @@ def scaled_dot_product_attention(
 
 
 def _checked_scale(op: str, scale: float) -> float:
-    if isinstance(scale, Tensor) or not math.isfinite(scale):
+    if torch.compiler.is_compiling():
+        # A symbol there, of which nothing can be asked without breaking the graph.
+        return scale
+    if not isinstance(scale, int | float) or not math.isfinite(scale):
         raise ValueError(f"{op}: scale must be a finite number, got {scale!r}")
     return float(scale)
 

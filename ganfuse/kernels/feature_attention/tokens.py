@@ -6,6 +6,7 @@ than the packed one where the tensor is a slice of a wider one.
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -54,14 +55,12 @@ def _strides(x: Tensor, form: str) -> tuple[int, int, int, int] | None:
             return None
         return batch, 0, column if width > 1 else row, channels
     *lead, tokens, channels = x.stride()
-    if len(lead) > 2:
-        sizes = x.shape[: len(lead) - 1]
-        if any(lead[i] != lead[i + 1] * sizes[i + 1] for i in range(len(sizes) - 1) if sizes[i] > 1):
-            return None
-        return lead[-2], lead[-1], tokens, channels
-    if len(lead) == 2:
-        return lead[0], lead[1], tokens, channels
-    return 0, lead[0] if lead else 0, tokens, channels
+    heads = lead.pop() if lead else 0
+    # The stride of a dimension of size 1 means nothing, and must not be read.
+    outer = [(size, stride) for size, stride in zip(x.shape, lead) if size != 1]
+    if any(stride != inner_size * inner_stride for (_, stride), (inner_size, inner_stride) in pairwise(outer)):
+        return None
+    return outer[-1][1] if outer else 0, heads, tokens, channels
 
 
 def channels_innermost(x: Tensor, form: str) -> bool | None:
@@ -78,8 +77,11 @@ def channels_innermost(x: Tensor, form: str) -> bool | None:
 
 
 def common_layout(form: str, *tensors: Tensor) -> bool:
-    """Whether an op on `tensors` works with channels innermost: the layout of the first that has one."""
-    for x in tensors:
+    """Whether an op on `tensors` works with channels innermost: the layout of the first that has one.
+
+    A single token or channel has every layout, so it is asked last.
+    """
+    for x in sorted(tensors, key=lambda x: 1 in shape_of(x, form)[2:]):
         innermost = channels_innermost(x, form)
         if innermost is not None:
             return innermost

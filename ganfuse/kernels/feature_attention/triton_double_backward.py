@@ -2,12 +2,14 @@
 
 With P, dP, δ of the first backward, s the scale, X = do cᵀ:
 
-    T = s(a kᵀ + q bᵀ)    r = rowsum(T∘P)    G = P∘(T∘(dP − δ) + X)    w = rowsum(G) − r δ
+    T = s(a kᵀ + q bᵀ)    r = rowsum(T∘P)    G = P∘(T∘(dP − δ) + X)    w = rowsum(G)
     ∂do = (P∘T) v + P c − r∘o
-    ∂q  = s(G k + dS b − r∘((P∘dP) k) − w∘(P k))
-    S2  = P∘(T∘(dP − δ) − r dP + X − w)
+    ∂q  = s(G k + dS b − r∘(dS k) − w∘(P k))
+    S2  = P∘((T − r)∘(dP − δ) + X − w)
     ∂k  = s(S2ᵀ q + dSᵀ a)
     ∂v  = (P∘(T − r))ᵀ do
+
+(`dP − δ` throughout, not dP: where values have a common offset, their difference is what has digits.)
 
 Everything for a query is linear in r and w, so one walk over the keys yields both and the gradients; the walk over the
 queries reads them. Memory is O(N). Each kernel computes the gradients that its flags name, so that shapes that fit on
@@ -93,7 +95,7 @@ def attention_double_backward_query(
     r = tl.zeros((BLOCK_N,), ACC)
     w = tl.zeros((BLOCK_N,), ACC)
     from_g = tl.zeros((BLOCK_N, BLOCK_D), ACC)
-    from_p_dp = tl.zeros((BLOCK_N, BLOCK_D), ACC)
+    from_ds = tl.zeros((BLOCK_N, BLOCK_D), ACC)
     from_p = tl.zeros((BLOCK_N, BLOCK_D), ACC)
     ddo = tl.zeros((BLOCK_N, BLOCK_E), ACC)
     end = num_keys
@@ -165,7 +167,7 @@ def attention_double_backward_query(
             w += tl.sum(g, 1)
             from_g = add_product(g, k, from_g, ACC, PRECISION)
             from_g = add_product(ds, b, from_g, ACC, PRECISION)
-            from_p_dp = add_product(p * dp, k, from_p_dp, ACC, PRECISION)
+            from_ds = add_product(ds, k, from_ds, ACC, PRECISION)
             from_p = add_product(p, k, from_p, ACC, PRECISION)
         key = skip_tokens(key, BLOCK_M, k_pitch, UNIT_D, CHANNELS_LAST)
         grad_grad_key = skip_tokens(grad_grad_key, BLOCK_M, b_pitch, UNIT_D, CHANNELS_LAST)
@@ -173,8 +175,7 @@ def attention_double_backward_query(
         grad_grad_value = skip_tokens(grad_grad_value, BLOCK_M, c_pitch, UNIT_E, CHANNELS_LAST)
 
     if QUERY:
-        w = w - r * row_delta
-        dq = (from_g - r[:, None] * from_p_dp - w[:, None] * from_p) * s
+        dq = (from_g - r[:, None] * from_ds - w[:, None] * from_p) * s
         grad_query = locate(grad_query, batch, head, start64, dq_batch, dq_head, dq_pitch, UNIT_D, CHANNELS_LAST)
         grad_query = skip_channels(grad_query, first_d, dq_pitch, UNIT_D, CHANNELS_LAST)
         store_tile(
@@ -320,7 +321,7 @@ def attention_double_backward_key_value(
                 dp = product(v, tl.trans(do), ACC, PRECISION)
                 x = product(c, tl.trans(do), ACC, PRECISION)
             centred = dp - row_delta[None, :]
-            s2 = p * (t * centred - r[None, :] * dp + x - w[None, :])
+            s2 = p * ((t - r[None, :]) * centred + x - w[None, :])
             dk = add_product(s2, q, dk, ACC, PRECISION)
             dk = add_product(p * centred, a, dk, ACC, PRECISION)
         query = skip_tokens(query, BLOCK_N, q_pitch, UNIT_D, CHANNELS_LAST)

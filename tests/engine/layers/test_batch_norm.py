@@ -136,7 +136,7 @@ def test_refuses_what_it_cannot_do():
         ConditionalBatchNorm2d(3, condition_features=6)(x, torch.zeros(4, 5))
     with pytest.raises(ValueError, match=r"expected \(B, 3, H, W\)"):
         layer(x[:, :2], torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
+    with pytest.raises(ValueError, match="more than one value per channel"):
         layer(torch.randn(1, 3, 1, 1), torch.zeros(1, dtype=torch.int64))
 
 

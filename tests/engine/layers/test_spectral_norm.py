@@ -276,3 +276,20 @@ def test_refuses_what_it_cannot_normalise():
         spectral_norm(nn.Linear(2, 2), eps=0.0)
     with pytest.raises(ValueError, match="dim"):
         spectral_norm(nn.Linear(2, 2), dim=2)
+
+
+def test_biggan_style_evaluates_with_one_step_that_is_not_stored():
+    layer, x = make("conv2d")
+    spectral_norm(layer, style="biggan")
+    layer(x)
+    kept = {k: v.clone() for k, v in layer.state_dict().items()}
+    other = copy.deepcopy(layer)  # in training mode the same step is taken, and stored
+    expected = other(x)
+    for _ in range(2):
+        torch.testing.assert_close(layer.eval()(x), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(dict(layer.state_dict()), kept, rtol=0, atol=0)
+    plain = spectral_norm(make("conv2d")[0])
+    plain.load_state_dict(layer.state_dict())
+    assert not torch.allclose(plain.eval()(x), expected)
+    with pytest.raises(ValueError, match="style must be one of 'torch', 'biggan', got 'tf'"):
+        spectral_norm(nn.Linear(2, 2), style="tf")

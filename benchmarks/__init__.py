@@ -1,0 +1,1 @@
+"""What is measured, how, and the committed results. Not part of the installed package."""

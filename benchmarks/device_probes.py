@@ -1,0 +1,79 @@
+"""Peak memory, kernel launches and the state of a GPU."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+
+from benchmarks.timing import Call
+
+
+def peak_bytes(call: Call, device: torch.device) -> int | None:
+    """The most memory that `prepare` and `run` hold together beyond what was held before; None on CPUs."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    state = call.prepare()
+    result = call.run(state)
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    del state, result
+    return peak
+
+
+def count_launches(calls: Mapping[str, Call], device: torch.device) -> dict[str, int]:
+    """Kernels, copies and memory sets that `run` puts on the GPU; empty on CPUs."""
+    if device.type != "cuda":
+        return {}
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiler:
+        for name, call in calls.items():
+            state = call.prepare()
+            torch.cuda.synchronize(device)
+            # The two clocks of a profile agree to some microseconds only.
+            time.sleep(2e-3)
+            with torch.profiler.record_function(_PREFIX + name):
+                result = call.run(state)
+                torch.cuda.synchronize(device)
+            time.sleep(2e-3)
+            del state, result
+    return launches_by_range(profiler.events())
+
+
+_PREFIX = "measured: "
+
+
+def launches_by_range(events: Any) -> dict[str, int]:
+    """How many device events lie within each marked range of a profile."""
+    ranges = {
+        event.name.removeprefix(_PREFIX): (event.time_range.start - 1e3, event.time_range.end + 1e3)
+        for event in events
+        if event.device_type == DeviceType.CPU and event.name.startswith(_PREFIX)
+    }
+    starts = [
+        event.time_range.start
+        for event in events
+        if event.device_type == DeviceType.CUDA and not event.name.startswith(_PREFIX)
+    ]
+    return {name: sum(first <= start <= last for start in starts) for name, (first, last) in ranges.items()}
+
+
+def gpu_state(device: torch.device) -> dict[str, Any]:
+    """Clock, temperature and power, where they can be read (they need nvidia-ml-py); empty otherwise."""
+    if device.type != "cuda":
+        return {}
+    state = {}
+    for name, read in (
+        ("sm_clock_mhz", torch.cuda.clock_rate),
+        ("temperature_c", torch.cuda.temperature),
+        ("power_mw", torch.cuda.power_draw),
+    ):
+        try:
+            state[name] = read(device)
+        except Exception:  # each kind of absence raises its own error
+            continue
+    return state

@@ -1,0 +1,34 @@
+"""The minibatch standard deviation layer (Karras et al. 2018, "Progressive Growing of GANs", section 3)."""
+
+from torch import Tensor, nn
+
+from ganfuse.kernels import minibatch_stddev
+
+
+class MinibatchStdDev(nn.Module):
+    """Appends how much the samples of a group differ, as constant channels, so that a discriminator sees variety.
+
+    Args:
+        group_size: samples in a group; a batch that it does not divide is split into groups of its largest divisor
+            below. None: the whole batch is one group.
+        num_channels: channels to append, each for an equal share of the input's.
+
+    Raises:
+        ValueError: for arguments out of range, and an input that is not (B, C, H, W) with C divisible by num_channels.
+    """
+
+    def __init__(self, group_size: int | None = 4, num_channels: int = 1) -> None:
+        super().__init__()
+        if group_size is not None and group_size < 1:
+            raise ValueError(f"group_size must be at least 1 or None, got {group_size!r}")
+        if num_channels < 1:
+            raise ValueError(f"num_channels must be at least 1, got {num_channels}")
+        self.group_size = group_size
+        self.num_channels = num_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C + num_channels, H, W)."""
+        return minibatch_stddev(x, self.group_size, self.num_channels)
+
+    def extra_repr(self) -> str:
+        return f"group_size={self.group_size}, num_channels={self.num_channels}"

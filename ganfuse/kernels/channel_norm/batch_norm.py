@@ -1,0 +1,96 @@
+"""Batch normalisation + activation: public function, running statistics, groups of processes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganfuse.kernels.channel_norm.allocation import Attributes
+from ganfuse.kernels.channel_norm.op import check_common, check_parameter, normalise
+
+_OP = "batch_norm_act"
+
+
+def batch_norm_act(
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str = "none",
+    negative_slope: float = 0.2,
+    process_group: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """``act(gain · (x − mean)/sqrt(var + eps) + bias)`` with one mean and variance per channel.
+
+    Ioffe and Szegedy 2015, "Batch Normalization", arXiv:1502.03167; with per-sample gain and bias, conditional batch
+    normalisation (de Vries et al. 2017, arXiv:1707.00683). Twice differentiable with fused kernels, any number of times
+    through the reference; for the backward only x and per-channel numbers are kept.
+
+    Args:
+        x: (B, C, H, W), or (B, C), (B, C, L), (B, C, D, H, W).
+        gain, bias: (C,), or (B, C) for one per sample, or None; any floating type.
+        running_mean, running_var: (C,) or None (both or neither). In training they are updated in place, `running_var`
+            with the unbiased variance: ``running += momentum · (batch − running)``.
+        training: statistics of this batch (of all processes of `process_group`); else the running ones, which are
+            constants to every derivative. Without running statistics, those of the batch.
+        activation: ``"none"``, ``"relu"``, ``"leaky_relu"`` (with `negative_slope`) or ``"silu"``.
+        process_group: a `torch.distributed` group whose processes hold parts, of any sizes, of one batch; gradients
+            are those of the sum of the processes' losses. None: this process alone.
+        backend: ``"auto"``, ``"reference"``, ``"eager"`` or ``"triton"``; None follows `ganfuse.use_backend`.
+
+    Returns:
+        Like x, in x's type and layout.
+
+    Raises:
+        ValueError: shapes, types or devices do not fit; one value per channel in training; `backend` cannot run here.
+    """
+    check_common(_OP, x, least_ndim=2, eps=eps, activation=activation, negative_slope=negative_slope)
+    check_parameter(_OP, "gain", gain, x)
+    check_parameter(_OP, "bias", bias, x)
+    check_parameter(_OP, "running_mean", running_mean, x, per_sample=False)
+    check_parameter(_OP, "running_var", running_var, x, per_sample=False)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError(f"{_OP}: running_mean and running_var must both be given, or neither")
+    if not isinstance(momentum, int | float) or not 0.0 <= momentum <= 1.0:
+        raise ValueError(f"{_OP}: momentum must be a number in [0, 1], got {momentum!r}")
+    taken = training or running_mean is None
+    group = _group_name(process_group) if taken else ""
+    if taken and not group and x.shape[0] * x[0, 0].numel() <= 1:
+        raise ValueError(f"{_OP}: in training more than one value per channel is needed, got x of {tuple(x.shape)}")
+    kind = "batch" if taken else "given"
+    attributes = Attributes(kind, 1, float(eps), False, activation, float(negative_slope), group, "")
+    given = (None, None) if taken else (running_mean, running_var)
+    y, moments = normalise(_OP, attributes, backend, x, gain, bias, None, *given)
+    if training and running_mean is not None and running_var is not None:
+        assert moments is not None
+        _update(running_mean, running_var, moments.detach(), momentum)
+    return y
+
+
+@torch.no_grad()
+def _update(running_mean: Tensor, running_var: Tensor, moments: Tensor, momentum: float) -> None:
+    if running_mean.dtype != moments.dtype or running_var.dtype != moments.dtype:
+        running_mean.lerp_(moments[0].to(running_mean.dtype), momentum)
+        running_var.lerp_(moments[1].to(running_var.dtype), momentum)
+        return
+    torch._foreach_lerp_([running_mean, running_var], [moments[0], moments[1]], momentum)
+
+
+def _group_name(process_group: Any) -> str:
+    """Name by which the op finds the group again; "" for a group of one."""
+    if process_group is None:
+        return ""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        raise ValueError(f"{_OP}: process_group needs torch.distributed to be initialised (init_process_group)")
+    if not isinstance(process_group, dist.ProcessGroup):
+        kind = type(process_group).__name__
+        raise ValueError(f"{_OP}: process_group must be a torch.distributed process group or None, got {kind}")
+    return str(process_group.group_name) if dist.get_world_size(process_group) > 1 else ""

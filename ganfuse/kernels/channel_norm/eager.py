@@ -1,0 +1,162 @@
+"""The passes in plain PyTorch, in the forms that are fastest on CPUs.
+
+No pass leaves the layout of its input. Statistics are of centred values: one pass more, and right for any mean.
+"""
+
+import torch
+from torch import Tensor
+
+from ganfuse.kernels.channel_norm import algebra, composition
+from ganfuse.kernels.channel_norm import allocation as plane
+from ganfuse.kernels.channel_norm.allocation import Attributes, accumulator
+from ganfuse.kernels.layout import empty, is_channels_last
+
+_aten = torch.ops.aten
+
+
+def _rows(v: Tensor) -> Tensor:
+    return v[..., None, None]
+
+
+def _wide(x: Tensor, channels_last: bool) -> Tensor:
+    """`x` dense, in its layout and in the accumulator's type."""
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    return x.to(accumulator(x.dtype)).contiguous(memory_format=format)
+
+
+def _dot(a: Tensor, b: Tensor, channels_last: bool) -> Tensor:
+    """(B, C) sums of a·b over the positions."""
+    batch, channels = a.shape[:2]
+    if channels_last or a.numel() == 0:
+        return (a * b).sum((2, 3))
+    flat = (batch * channels, 1, -1)
+    return torch.bmm(a.reshape(flat), b.reshape(flat).transpose(1, 2)).view(batch, channels)
+
+
+class _EagerPasses:
+    """Keeps the centred x of the statistics, and x − centre and act'·dy of the sums, for the apply that follows."""
+
+    def __init__(self) -> None:
+        self._from_mean: tuple[Tensor, Tensor] | None = None
+        self._d: Tensor | None = None
+        self._g: Tensor | None = None
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        channels_last = is_channels_last(x)
+        wide = _wide(x, channels_last)
+        positions = composition.positions_of(x)
+        mean = wide.sum((2, 3)).div_(positions)
+        centred = wide - _rows(mean)
+        # What rounding left in the mean of values far from 0 shows in the mean of the centred ones.
+        rest = centred.sum((2, 3)).div_(positions)
+        squares = _dot(centred, centred, channels_last).sub_(rest.square() * positions).clamp_(min=0)
+        self._from_mean = centred, mean
+        return mean + rest, squares
+
+    def apply(self, attributes: Attributes, x: Tensor, coefficients: Tensor) -> Tensor:
+        slope, offset = coefficients[plane.SLOPE], coefficients[plane.OFFSET]
+        if self._from_mean is None:
+            d = self._centred(x, coefficients)
+        else:
+            d, mean = self._from_mean
+            offset = torch.addcmul(offset, slope, mean - coefficients[plane.CENTRE])
+        z = torch.addcmul(_rows(offset), d, _rows(slope), out=d)
+        name = attributes.activation
+        if name == "relu":
+            z.relu_()
+        elif name == "leaky_relu":
+            torch.nn.functional.leaky_relu(z, attributes.negative_slope, inplace=True)
+        elif name == "silu":
+            torch.nn.functional.silu(z, inplace=True)
+        return z.to(x.dtype)
+
+    def _normalised(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        slope, offset = _rows(coefficients[plane.SLOPE]), _rows(coefficients[plane.OFFSET])
+        return torch.addcmul(offset, self._centred(x, coefficients), slope)
+
+    def _centred(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """d, dense, in x's layout."""
+        if self._d is None:
+            result = empty(x.shape, is_channels_last(x), coefficients.dtype, x.device)
+            self._d = torch.sub(x, _rows(coefficients[plane.CENTRE]), out=result)
+        return self._d
+
+    def _grad(self, attributes: Attributes, x: Tensor, grad: Tensor, coefficients: Tensor) -> Tensor:
+        """g = act'(z)·dy, dense, in x's layout."""
+        if self._g is None:
+            self._g = self._through(attributes, x, grad, coefficients)
+        return self._g
+
+    def _through(self, attributes: Attributes, x: Tensor, grad: Tensor, coefficients: Tensor) -> Tensor:
+        """act'(z) times any map."""
+        wide = _wide(grad, is_channels_last(x))
+        name = attributes.activation
+        if name == "none":
+            return wide
+        z = self._normalised(x, coefficients)
+        if name == "silu":
+            return _aten.silu_backward(wide, z)  # type: ignore[no-any-return]
+        slope = attributes.negative_slope if name == "leaky_relu" else 0.0
+        return _aten.leaky_relu_backward(wide, z, slope, False)  # type: ignore[no-any-return]
+
+    def sums(self, attributes: Attributes, x: Tensor, grad: Tensor, coefficients: Tensor) -> tuple[Tensor, ...]:
+        g = self._grad(attributes, x, grad, coefficients)
+        return g.sum((2, 3)), _dot(g, self._centred(x, coefficients), is_channels_last(x))
+
+    def apply_backward(
+        self, attributes: Attributes, x: Tensor, grad: Tensor, coefficients: Tensor, constant: Tensor, linear: Tensor
+    ) -> Tensor:
+        g = self._grad(attributes, x, grad, coefficients)
+        d = self._centred(x, coefficients)
+        self._d = None
+        result = torch.addcmul(_rows(constant), d, _rows(linear), out=d)
+        return result.addcmul_(g, _rows(coefficients[plane.SLOPE])).to(x.dtype)
+
+    def double_sums(
+        self, attributes: Attributes, x: Tensor, grad: Tensor, h: Tensor, coefficients: Tensor
+    ) -> tuple[Tensor, ...]:
+        channels_last = is_channels_last(x)
+        g = self._grad(attributes, x, grad, coefficients)
+        d, h = self._centred(x, coefficients), _wide(h, channels_last)
+        sums = [g.sum((2, 3)), _dot(g, d, channels_last), h.sum((2, 3))]
+        sums += [_dot(h, d, channels_last), _dot(h, g, channels_last)]
+        if attributes.activation == "silu":
+            e = self._bend(x, grad, coefficients)
+            ed = e * d
+            sums += [e.sum((2, 3)), ed.sum((2, 3)), _dot(ed, d, channels_last)]
+            sums += [_dot(e, h, channels_last), _dot(ed, h, channels_last)]
+        return tuple(sums)
+
+    def _bend(self, x: Tensor, grad: Tensor, coefficients: Tensor) -> Tensor:
+        """e = act''(z)·dy of silu."""
+        z = self._normalised(x, coefficients)
+        s = torch.sigmoid(z)
+        return s * (1 - s) * (2 + z * (1 - 2 * s)) * _wide(grad, is_channels_last(x))
+
+    def apply_double_backward(
+        self, attributes: Attributes, x: Tensor, grad: Tensor, h: Tensor, coefficients: Tensor, second: algebra.Second,
+        needs_grad: bool, needs_x: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+        slope = _rows(coefficients[plane.SLOPE])
+        q_linear, q_constant, on_grad, on_h, linear, constant = map(_rows, second)
+        d, h = self._centred(x, coefficients), _wide(h, is_channels_last(x))
+        silu = attributes.activation == "silu"
+        q = torch.addcmul(q_constant, d, q_linear).addcmul_(h, slope) if needs_grad or silu else None
+        result_grad = result_x = None
+        if needs_x:
+            g = self._grad(attributes, x, grad, coefficients)
+            result_x = torch.addcmul(constant, d, linear).addcmul_(h, on_h).addcmul_(g, on_grad)
+            if silu and q is not None:
+                result_x.addcmul_(self._bend(x, grad, coefficients) * q, slope)
+            result_x = result_x.to(x.dtype)
+        if needs_grad and q is not None:
+            result_grad = self._through(attributes, x, q, coefficients).to(x.dtype)
+        return result_grad, result_x
+
+
+def unsupported(x: Tensor) -> str | None:
+    """Why this form does not take the call; None if it does."""
+    return None if x.device.type == "cpu" else "the eager form is written for CPUs"
+
+
+IMPLEMENTATION = composition.composed(_EagerPasses)

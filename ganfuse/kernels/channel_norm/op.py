@@ -1,0 +1,115 @@
+"""Checks, choice of the backend, and the differentiable op behind all channel norms."""
+
+import importlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganfuse.kernels.autograd import DifferentiableOp, Implementation
+from ganfuse.kernels.backend import resolve_backend
+from ganfuse.kernels.channel_norm import algebra, configs, eager, reference
+from ganfuse.kernels.channel_norm.allocation import INPUTS, Attributes, accumulator
+from ganfuse.kernels.checks import check_nonempty, check_tensor
+
+ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")
+
+
+def check_common(op: str, x: Tensor, *, least_ndim: int, eps: float, activation: str, negative_slope: float) -> None:
+    """Raise ValueError for what all norms refuse."""
+    check_tensor(op, "x", x, least_ndim=least_ndim)
+    check_nonempty(op, "x", x)
+    if isinstance(eps, Tensor) or not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"{op}: eps must be a finite number of at least 0, got {eps!r}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
+    if isinstance(negative_slope, Tensor) or not math.isfinite(negative_slope):
+        raise ValueError(f"{op}: negative_slope must be a finite number, got {negative_slope!r}")
+
+
+def check_parameter(op: str, name: str, value: object, x: Tensor, *, per_sample: bool = True) -> None:
+    """Raise ValueError unless `value` is None, (C,), or (with `per_sample`) (B, C), on x's device."""
+    if value is None:
+        return
+    check_tensor(op, name, value)
+    assert isinstance(value, Tensor)
+    batch, channels = x.shape[:2]
+    shapes = ((channels,), (batch, channels)) if per_sample else ((channels,),)
+    if tuple(value.shape) not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise ValueError(f"{op}: {name} must have shape {expected} for x of {tuple(x.shape)}, got {tuple(value.shape)}")
+    if value.device != x.device:
+        raise ValueError(f"{op}: {name} must be on x's device, {x.device}, got {value.device}")
+
+
+def normalise(
+    op: str,
+    attributes: Attributes,
+    backend: str | None,
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    rho: Tensor | None = None,
+    mean: Tensor | None = None,
+    var: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The normalised x and, of a batch norm, its `moments`; inputs are checked already."""
+    shape = x.shape
+    if x.ndim != 4:
+        x = x.reshape(*shape[:2], -1, 1)
+    inputs = (x, gain, bias, rho, mean, var)
+    chosen = resolve_backend(
+        op,
+        backend,
+        x.device,
+        triton=lambda: configs.unsupported(attributes, x),
+        eager=lambda: eager.unsupported(x),
+    )
+    if chosen == "reference":
+        y, moments = reference.channel_norm(attributes, *inputs), None
+        if attributes.kind == "batch":
+            moments = _batch_moments(attributes, x)
+    else:
+        y, _, moments = _channel_norm.with_state(attributes._replace(backend=chosen), *inputs)
+    return (y if y.shape == shape else y.reshape(shape)), moments
+
+
+@torch.no_grad()
+def _batch_moments(attributes: Attributes, x: Tensor) -> Tensor:
+    wide = x.to(accumulator(x.dtype))
+    mean = wide.mean((2, 3))
+    squares = (wide - mean[..., None, None]).square().sum((2, 3))
+    return algebra.forward(attributes, mean, squares, x.shape[2] * x.shape[3], (x, *(None,) * 5))[1]
+
+
+def _triton() -> Any:
+    # Importing Triton costs half a second, and is impossible on some machines: only who launches pays.
+    return importlib.import_module("ganfuse.kernels.channel_norm.triton")
+
+
+class _Implementations(dict[str, Implementation]):
+    """By backend; Triton's on first use."""
+
+    def __missing__(self, backend: str) -> Implementation:
+        if backend != "triton":
+            raise KeyError(backend)
+        self[backend] = _triton().IMPLEMENTATION
+        return self[backend]
+
+
+def _reference(attributes: Attributes, *inputs: Any) -> Tensor:
+    return reference.channel_norm(attributes, *inputs)
+
+
+_channel_norm = DifferentiableOp(
+    "channel_norm",
+    INPUTS,
+    Attributes,
+    _Implementations(eager=eager.IMPLEMENTATION),
+    _reference,
+    num_state=2,
+    num_notes=0,
+    optional=INPUTS[1:],
+    keeps_output=False,
+)

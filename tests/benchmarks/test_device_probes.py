@@ -1,0 +1,33 @@
+from types import SimpleNamespace
+
+import torch
+from torch.autograd import DeviceType
+
+from benchmarks import device_probes
+from benchmarks.timing import Call
+
+
+def event(name, start, end, device):
+    return SimpleNamespace(name=name, device_type=device, time_range=SimpleNamespace(start=start, end=end))
+
+
+def test_launches_are_counted_by_the_range_that_they_lie_in():
+    events = [
+        event("measured: forward", 10_000, 10_500, DeviceType.CPU),
+        event("measured: forward", 10_010, 10_490, DeviceType.CUDA),
+        event("kernel", 10_100, 10_200, DeviceType.CUDA),
+        event("Memset (Device)", 10_300, 10_310, DeviceType.CUDA),
+        event("kernel of nothing measured", 13_000, 13_100, DeviceType.CUDA),
+        event("aten::mul", 10_050, 10_060, DeviceType.CPU),
+        event("measured: penalty", 16_000, 16_500, DeviceType.CPU),
+        event("kernel", 16_100, 16_200, DeviceType.CUDA),
+    ]
+    assert device_probes.launches_by_range(events) == {"forward": 2, "penalty": 1}
+
+
+def test_cpus_have_no_such_numbers():
+    cpu = torch.device("cpu")
+    call = Call(lambda _: None)
+    assert device_probes.peak_bytes(call, cpu) is None
+    assert device_probes.count_launches({"call": call}, cpu) == {}
+    assert device_probes.gpu_state(cpu) == {}

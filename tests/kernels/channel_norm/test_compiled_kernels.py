@@ -1,0 +1,47 @@
+"""The norms' kernels in their shipped configurations, compiled for every GPU that we name, none of them present."""
+
+import pytest
+
+pytest.importorskip("triton")
+
+from ganfuse.kernels import inspection
+from ganfuse.kernels.inspection_pool import inspect_jobs
+
+pytestmark = pytest.mark.compiled
+
+OP = "channel_norm"
+# Each chip, each layout and kind of norm once; the rest is for the slow suite.
+FAST = (
+    ("sm80", "ugatit-256 adalin 256 64² nchw"),
+    ("sm89", "group norm 256 32² silu nhwc"),
+    ("sm90", "biggan-128 192 64² nhwc"),
+    ("sm100", "stylegan-256 64 256² nchw"),
+    ("sm120", "in silu 24 40² nhwc"),
+    ("gfx942", "biggan-128 768 16² nchw"),
+)
+
+
+def _check(case, target):
+    reports = [report for some in inspect_jobs([(OP, case, target)], workers=1) for report in some]
+    assert len(reports) >= 8
+    bad = {f"{r.kernel} {r.config}": found for r in reports if (found := inspection.problems(r))}
+    assert bad == {}
+
+
+@pytest.mark.parametrize(("target", "case"), FAST)
+def test_no_spills_and_wide_accesses(target, case):
+    _check(case, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", inspection.op_cases(OP))
+@pytest.mark.parametrize("target", inspection.TARGETS)
+def test_no_spills_and_wide_accesses_everywhere(target, case):
+    _check(case, target)
+
+
+def test_what_a_norm_is_not_asked_for_is_asked_of_others():
+    report = inspection.Report("op", "case", "sm90", "kernel", loads={128: 1}, stores={32: 2}, shared_limit=1)
+    assert inspection.problems(report) == ["no tensor-core instruction", "widest store 32 bits"]
+    report.expects_matrix_instruction, report.writes_sums_only = False, True
+    assert inspection.problems(report) == []
