@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("triton")
 
 from ganfuse.kernels import inspection
-from ganfuse.kernels.inspection_pool import inspect_jobs
+from tests.kernels.compiled_kernels import check_compiled
 
 pytestmark = pytest.mark.compiled
 
@@ -21,21 +21,7 @@ FAST = (
 )
 
 
-def _check(case, target):
-    reports = [report for some in inspect_jobs([(OP, case, target)], workers=1) for report in some]
-    assert len(reports) >= 5
-    bad = {f"{r.kernel} {r.flags} {r.config}": found for r in reports if (found := inspection.problems(r))}
-    assert bad == {}
-
-
 @pytest.mark.parametrize("case", FAST)
 @pytest.mark.parametrize("target", inspection.TARGETS)
 def test_no_spills_tensor_cores_wide_accesses(target, case):
-    _check(case, target)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in inspection.op_cases(OP) if case not in FAST])
-@pytest.mark.parametrize("target", inspection.TARGETS)
-def test_no_spills_tensor_cores_wide_accesses_everywhere(target, case):
-    _check(case, target)
+    check_compiled(OP, [case], target, least_kernels=5)

@@ -39,10 +39,3 @@ def _check(case, target):
 @pytest.mark.parametrize("target", ["sm80", "sm90", "sm100", "gfx942"])
 def test_no_spills_wide_accesses(target):
     _check("biggan-128 D bf16", target)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", inspection.op_cases(OP))
-@pytest.mark.parametrize("target", inspection.TARGETS)
-def test_no_spills_wide_accesses_everywhere(target, case):
-    _check(case, target)
