@@ -70,6 +70,9 @@ def _look_up(kernel: str, target: str, itemsize: int, d: int, e: int) -> Config 
     if tile is None:
         return None
     config = Config(*tile)
+    if scale > 1 and known == "gfx942":
+        # Its 64 KiB hold the same bytes of operands, but not the wider weights beside a second stage.
+        config = config._replace(num_stages=1)
     return config._replace(channels=max(32, config.channels // scale)) if config.channels else config
 
 
