@@ -85,11 +85,10 @@ def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
     if _prefers_blocks(q.dtype):
         kt = k.transpose(1, 2)
         for rows in _blocks(q.shape[1], k.shape[0] * k.shape[1]):
-            scores = _scores(attributes, q[:, rows], kt, state.dtype, rows.start)
-            torch.logsumexp(scores, -1, out=state[:, rows])
-            weights = scores.sub_(state[:, rows].unsqueeze(-1)).exp_()
-            target[:, rows] = torch.bmm(weights.to(v.dtype), v)
-        return output, state
+            weights = torch.softmax(_scores(attributes, q[:, rows], kt, q.dtype, rows.start), -1)
+            target[:, rows] = torch.bmm(weights, v)
+        # The backwards normalise their blocks themselves, and read no log-sum-exp.
+        return output, state.zero_()
     channels = max(q.shape[-1], v.shape[-1])
     result, log_sum_exp = _aten._scaled_dot_product_flash_attention_for_cpu(
         _padded(q, channels), _padded(k, channels), _padded(v, channels), 0.0, attributes.is_causal,
