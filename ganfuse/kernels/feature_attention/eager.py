@@ -134,7 +134,7 @@ def backward(
 
 
 def _backward_by_blocks(
-    attributes: Attributes, inputs: Tensors, do: Tensor, log_sum_exp: Tensor, delta: Tensor, targets: Gradients
+    attributes: Attributes, inputs: Tensors, do: Tensor, state: Tensor, delta: Tensor, targets: Gradients
 ) -> None:
     q, k, v = inputs
     grad_query, grad_key, grad_value = targets
@@ -142,7 +142,7 @@ def _backward_by_blocks(
     # Sums over blocks keep more digits than the half types have.
     sum_k, sum_v = (x.new_zeros(x.shape, dtype=delta.dtype) for x in (k, v))
     for rows in _blocks(q.shape[1], k.shape[0] * k.shape[1]):
-        p = _weights(attributes, q[:, rows], kt, log_sum_exp, rows.start)
+        p = _weights(attributes, q[:, rows], kt, state, rows.start)
         if grad_value is not None:
             sum_v += torch.bmm(p.transpose(1, 2), do[:, rows])
         if grad_query is not None or grad_key is not None:
