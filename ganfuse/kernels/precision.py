@@ -1,5 +1,8 @@
 """Types of arithmetic: what a dot product of float32 operands may round to, and what autocast asks for."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,3 +35,11 @@ def to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return tuple(t.to(dtype) if t.dtype in (torch.float16, torch.bfloat16, torch.float32) else t for t in tensors)
+
+
+def without_autocast(launcher: Callable[..., Any], *args: Any) -> Any:
+    """Call a launcher with autocast off: its tensors have their types, whatever is on where a backward runs."""
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return launcher(*args)
+    return launcher(*args)
