@@ -13,6 +13,7 @@ from ganfuse.kernels.feature_attention import feature_attention, scaled_dot_prod
 from ganfuse.kernels.minibatch_stddev import minibatch_stddev
 from ganfuse.kernels.pixel_norm import pixel_norm
 from ganfuse.kernels.spectral_normalize import spectral_normalize
+from ganfuse.kernels.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
     "BackendUnavailableError",
@@ -20,13 +21,18 @@ __all__ = [
     "batch_norm_act",
     "bias_act",
     "current_backend",
+    "downsample2d",
     "feature_attention",
+    "filter2d",
     "group_norm_act",
     "instance_norm_act",
     "layer_instance_norm_act",
     "minibatch_stddev",
     "pixel_norm",
     "scaled_dot_product_attention",
+    "setup_filter",
     "spectral_normalize",
+    "upfirdn2d",
+    "upsample2d",
     "use_backend",
 ]
