@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from ganfuse.engine.layers import unfuse_spectral_norms as unfuse_spectral_norms
     from ganfuse.engine.standing_statistics import standing_statistics as standing_statistics
     from ganfuse.kernels import BackendUnavailableError as BackendUnavailableError
+    from ganfuse.kernels import no_weight_gradients as no_weight_gradients
     from ganfuse.kernels import use_backend as use_backend
 
 # Imported when first used, so that `import ganfuse` costs nothing beyond what is asked of it.
 _HOMES = {
     "BackendUnavailableError": "kernels",
+    "no_weight_gradients": "kernels",
     "use_backend": "kernels",
     "AdaIN2d": "engine.layers",
     "AdaLIN2d": "engine.layers",

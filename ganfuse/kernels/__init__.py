@@ -14,6 +14,7 @@ from ganfuse.kernels.minibatch_stddev import minibatch_stddev
 from ganfuse.kernels.pixel_norm import pixel_norm
 from ganfuse.kernels.spectral_normalize import spectral_normalize
 from ganfuse.kernels.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from ganfuse.kernels.weight_gradients import no_weight_gradients
 
 __all__ = [
     "BackendUnavailableError",
@@ -28,6 +29,7 @@ __all__ = [
     "instance_norm_act",
     "layer_instance_norm_act",
     "minibatch_stddev",
+    "no_weight_gradients",
     "pixel_norm",
     "scaled_dot_product_attention",
     "setup_filter",

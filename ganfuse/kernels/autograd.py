@@ -15,7 +15,7 @@ notes    likewise what the backward keeps for the double backward.
 needs    a flag for each gradient: asked for, or may be None.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ganfuse.kernels.custom_ops import register_custom_ops
 from ganfuse.kernels.precision import without_autocast
+from ganfuse.kernels.weight_gradients import gradients_wanted
 
 # Optional inputs, and their cotangents, may be None where this says Tensor: only an op that has such looks for it.
 Tensors = tuple[Tensor, ...]
@@ -86,6 +87,8 @@ class DifferentiableOp:
         reference: ``(attributes, *inputs) -> output`` in differentiable PyTorch, for derivatives beyond the second.
         num_state, num_notes: how many tensors the forward and the backward keep.
         optional: names of the inputs that may be None.
+        weights: names of the inputs that may be parameters of a layer, shared by all samples, with the number of
+            dimensions that they then have (`kernels.weight_gradients`).
         keeps_output: False if no backward needs the output: it is not saved, and may be changed in place.
     """
 
@@ -100,6 +103,7 @@ class DifferentiableOp:
         num_state: int,
         num_notes: int,
         optional: Sequence[str] = (),
+        weights: Mapping[str, int] | None = None,
         keeps_output: bool = True,
     ) -> None:
         self.name = name
@@ -110,6 +114,8 @@ class DifferentiableOp:
         self.num_state = num_state
         self.num_notes = num_notes
         self.keeps_output = keeps_output
+        # -1, which no tensor has, for what is never a weight.
+        self._weight_dims = tuple((weights or {}).get(name, -1) for name in input_names)
         self._functions = _functions(self)
         register_custom_ops(self, input_names, frozenset(optional))
 
@@ -124,6 +130,10 @@ class DifferentiableOp:
 
     def implementation(self, attributes: Any) -> Implementation:
         return self.implementations[attributes.backend]
+
+    def are_weights(self, inputs: Tensors) -> Needs:
+        """Which of the inputs are parameters of a layer, shared by all samples."""
+        return tuple(x is not None and x.ndim == dims for x, dims in zip(inputs, self._weight_dims))
 
     def split_saved(self, saved: Tensors) -> tuple[Tensors, Tensor, Tensors, Tensors]:
         """(inputs, output, state, notes) from the flat tuple that travels between the levels."""
@@ -153,8 +163,12 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
         def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
             if grad is None:
                 return (None,) * (1 + n)
-            needs = tuple(ctx.needs_input_grad[1:])
-            gradients = Backward.apply(ctx.attributes, needs, grad, *ctx.saved_tensors)
+            saved = ctx.saved_tensors
+            inputs = saved[:n]
+            needs = gradients_wanted(ctx, inputs, ctx.needs_input_grad[1:], op.are_weights(inputs))
+            if not any(needs):
+                return (None,) * (1 + n)
+            gradients = Backward.apply(ctx.attributes, needs, grad, *saved)
             return (None, *gradients[:n])
 
     class Backward(PositionalFunction):
@@ -177,9 +191,14 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
             nothing = (None,) * (3 + num_saved)
             if all(c is None for c in cotangents[:n]):
                 return nothing
-            grad, *saved = ctx.saved_tensors
+            tensors = ctx.saved_tensors
+            grad, *saved = tensors
             # saved output, state and notes get no gradient: it is part of the total derivative for the inputs.
-            needs = tuple(ctx.needs_input_grad[2 : 3 + n])
+            needs = ctx.needs_input_grad[2 : 3 + n]
+            weights = (False, *op.are_weights(tensors[1 : 1 + n]))
+            needs = gradients_wanted(ctx, tensors[: 1 + num_saved], needs, weights)
+            if not any(needs):
+                return nothing
             filled = tuple(_filled(c, x) for c, x in zip(cotangents[:n], saved))
             gradients = DoubleBackward.apply(ctx.attributes, needs, *filled, grad, *saved)
             return (None, None, *gradients, *nothing[3 + n :])

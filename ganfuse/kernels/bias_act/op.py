@@ -120,5 +120,6 @@ _bias_act = DifferentiableOp(
     num_state=1,
     num_notes=0,
     optional=("b",),
+    weights={"b": 1},
     keeps_output=False,
 )

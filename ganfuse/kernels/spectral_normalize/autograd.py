@@ -13,6 +13,7 @@ from torch import Tensor
 from ganfuse.kernels.autograd import PositionalFunction
 from ganfuse.kernels.spectral_normalize import reference
 from ganfuse.kernels.spectral_normalize.layout import Layout, readable, to_stored_order
+from ganfuse.kernels.weight_gradients import weight_gradients_disabled
 
 Tensors = tuple[Tensor, ...]
 
@@ -75,7 +76,7 @@ class _Forward(PositionalFunction):
         every = grad_sigmas is not None
         chosen = tuple(i for i, need in enumerate(needs) if need and (every or grads[i] is not None))
         gradients: list[Tensor | None] = [None] * (3 + len(weights))
-        if chosen:
+        if chosen and not weight_gradients_disabled():
             given = []
             for i in chosen:
                 grad = grads[i]
@@ -118,8 +119,9 @@ class _Backward(PositionalFunction):
         results = _DoubleBackward.apply(
             ctx.settings, chosen, grad_sigmas, sigmas, packed, dots, *filled, *grads, *weights
         )
-        for i, gradient in zip(chosen, results[count + 1 :]):
-            nothing[i] = gradient
+        if not weight_gradients_disabled():
+            for i, gradient in zip(chosen, results[count + 1 :]):
+                nothing[i] = gradient
         return (None, None, results[count], None, None, *results[:count], *nothing)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ganfuse.kernels.autograd import PositionalFunction
 from ganfuse.kernels.spectral_normalize import reference
 from ganfuse.kernels.spectral_normalize.layout import as_matrix, is_channels_last, to_matrix_order, to_stored_order
+from ganfuse.kernels.weight_gradients import weight_gradients_disabled
 
 
 def power_iterations(
@@ -73,6 +74,8 @@ class _Normalise(PositionalFunction):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
+        if weight_gradients_disabled():
+            return None, None, None, None, None
         grad_normalised, grad_sigma = grads
         normalised, u, v, sigma = ctx.saved_tensors
         shape = normalised.shape
