@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ganfuse.engine.game import Batch, EMATarget, Game, Player, Turn, evaluation_mode
 from ganfuse.engine.losses import AdversarialLoss, adversarial_loss
+from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
 
 __all__ = ["AdversarialGame"]
@@ -106,11 +107,11 @@ class AdversarialGame(Game):
     def ema_targets(self) -> Sequence[EMATarget]:
         return () if self._ema_target is None else (self._ema_target,)
 
-    def discriminator_loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+    def discriminator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """The discriminator's turn. Generated images are constants; their labels are independent of the real ones."""
         with torch.no_grad():
-            fake_labels = self.draw_labels(len(batch), rng)
-            fakes = self.generate(self.draw_latents(len(batch), rng), fake_labels)
+            fake_labels = self.draw_labels(len(batch), noise)
+            fakes = self.generate(self.draw_latents(len(batch), noise), fake_labels)
         if fakes.shape != batch.images.shape:
             raise ValueError(
                 f"generator: its images have shape {tuple(fakes.shape)}, those of the data {tuple(batch.images.shape)}"
@@ -128,10 +129,10 @@ class AdversarialGame(Game):
             "fake_logits": fake_logits.detach().float().mean(),
         }
 
-    def generator_loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+    def generator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """The generator's turn, on as many images as the batch has."""
-        labels = self.draw_labels(len(batch), rng)
-        fakes = self.generate(self.draw_latents(len(batch), rng), labels)
+        labels = self.draw_labels(len(batch), noise)
+        fakes = self.generate(self.draw_latents(len(batch), noise), labels)
         return {"loss": self.loss.generator(self.discriminate(fakes, labels))}
 
     def sample(
@@ -148,9 +149,10 @@ class AdversarialGame(Game):
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: expected a positive number or None, got {batch_size}")
         # Labels first, whether they are drawn or not: then the same generator gives the same latents either way.
-        drawn = self.draw_labels(n, rng)
+        noise = Noise(rng)
+        drawn = self.draw_labels(n, noise)
         chosen = drawn if labels is None else self._checked_labels(labels, n)
-        latents = self.draw_latents(n, rng)
+        latents = self.draw_latents(n, noise)
         size = batch_size or n
         chunks = []
         with evaluation_mode(self.generator):
@@ -174,22 +176,20 @@ class AdversarialGame(Game):
         if self.num_classes is not None and classes is not None and classes > self.num_classes:
             raise ValueError(f"num_classes: the data has {classes} classes, the game was made for {self.num_classes}")
 
-    def draw_latents(self, n: int, rng: torch.Generator | None) -> Tensor:
-        """z, (n, *latent_shape), on the generator's device. Drawn where `rng` lives, so that a CPU seed fits all."""
+    def draw_latents(self, n: int, noise: Noise) -> Tensor:
+        """z, (n, *latent_shape), on the generator's device. Drawn where `noise` lives, so that a CPU seed fits all."""
         parameter = next((p for p in self.generator.parameters() if p.is_floating_point()), None)
-        device, dtype = (None, None) if parameter is None else (parameter.device, parameter.dtype)
-        draw = torch.randn if self.latent == "normal" else torch.rand
-        z = draw((n, *self.latent_shape), generator=rng, device=rng.device if rng is not None else device, dtype=dtype)
-        z = z.to(device) if device is not None else z
-        return z if self.latent == "normal" else z.mul_(2.0).sub_(1.0)
+        dtype = None if parameter is None else parameter.dtype
+        draw = noise.normal if self.latent == "normal" else noise.uniform
+        z = draw(n, *self.latent_shape, dtype=dtype)
+        z = z if parameter is None else z.to(parameter.device)
+        return z if self.latent == "normal" else z.mul(2.0).sub(1.0)
 
-    def draw_labels(self, n: int, rng: torch.Generator | None) -> Tensor | None:
+    def draw_labels(self, n: int, noise: Noise) -> Tensor | None:
         """Labels for generated images, int64 (n,), uniform over the classes; None for a game without classes."""
         if self.num_classes is None:
             return None
-        device = next(self.parameters()).device
-        drawn_on = rng.device if rng is not None else device
-        return torch.randint(self.num_classes, (n,), generator=rng, device=drawn_on).to(device)
+        return noise.integers(self.num_classes, n).to(next(self.parameters()).device)
 
     def generate(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Images from latents, with the labels if the generator takes them."""

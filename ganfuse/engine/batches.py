@@ -1,11 +1,11 @@
 """From a data set of uint8 images to batches on the device, in an order that is a pure function of seed and position.
 
-Nothing about the order needs to be stored but how many batches were drawn: a resumed run goes on with the very batch
-that would have come next, whatever the number of workers.
+Nothing about the order needs to be stored but how many images were drawn: a resumed run goes on with the very image
+that would have come next, whatever the number of workers and processes.
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,108 +13,154 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from ganfuse.engine.game import Batch
+from ganfuse.engine.noise import Noise, Shard
 from ganfuse.engine.seeding import make_generator
 
-__all__ = ["BatchOrder", "BatchSource", "ImageData", "check_image_data"]
+__all__ = ["BatchSource", "ImageData", "ImageOrder", "check_image_data"]
+
+# What an item may hold, and where it goes in a batch.
+_FIELDS = {
+    "image": "images",
+    "image_a": "images",
+    "label": "labels",
+    "label_a": "labels",
+    "image_b": "images_b",
+    "label_b": "labels_b",
+    "embedding": "embeddings",
+}
 
 
 class ImageData(Protocol):
-    """What the trainer asks of a data set. `num_classes`, `name`, `class_names` and the like are used if there."""
+    """What the trainer asks of a data set. `num_classes`, `name`, `class_names` and the like are used if there.
+
+    A data set with an attribute `domains`, two data sets of equal image sizes, and a false or absent `paired` is
+    unpaired: each domain is gone through in an order of its own. Its own items are not asked for.
+    """
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
-        """Image number `index`: uint8 (C, H, W), and its label."""
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int] | Mapping[str, Any]:
+        """Image number `index`: uint8 (C, H, W), and its label; or a mapping.
+
+        The mapping has "image", or "image_a" and "image_b" (uint8 (C, H, W)), and any of "label", "label_a", "label_b"
+        (int) and "embedding" (float (E,)).
+        """
         ...
 
 
-class BatchOrder:
-    """Which images make up batch 0, 1, 2, …: a fresh permutation every epoch, without its incomplete last batch.
+class ImageOrder:
+    """Which images come when: an endless stream of fresh permutations of a data set."""
 
-    A data set smaller than a batch is gone through again within the batch.
-    """
-
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+    def __init__(self, length: int, seed: int, *purpose: str) -> None:
         self.length = length
-        self.batch_size = batch_size
-        self.seed = seed
+        self._seed = seed
+        self._purpose = purpose
         self._cached: tuple[int, Tensor] = (-1, torch.empty(0))
 
-    def indices(self, batch: int) -> list[int]:
-        """The indices of the images in batch number `batch`."""
-        per_epoch = self.length // self.batch_size
-        if per_epoch:
-            epoch, place = divmod(batch, per_epoch)
-            return self._permutation(epoch)[place * self.batch_size : (place + 1) * self.batch_size].tolist()
-        start, end = batch * self.batch_size, (batch + 1) * self.batch_size
-        epochs = range(start // self.length, -(-end // self.length))
-        stream = torch.cat([self._permutation(epoch) for epoch in epochs])
-        offset = start - epochs.start * self.length
-        return stream[offset : offset + self.batch_size].tolist()
+    def indices(self, start: int, count: int) -> list[int]:
+        """The indices of images number start .. start + count - 1 of the stream."""
+        found: list[int] = []
+        while len(found) < count:
+            epoch, place = divmod(start + len(found), self.length)
+            found += self._permutation(epoch)[place : place + count - len(found)].tolist()
+        return found
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._cached[0] != epoch:
-            generator = make_generator(torch.device("cpu"), self.seed, "order", epoch)
+            generator = make_generator(torch.device("cpu"), self._seed, "order", *self._purpose, epoch)
             self._cached = (epoch, torch.randperm(self.length, generator=generator))
         return self._cached[1]
 
 
 class BatchSource:
-    """Batches on the device, in the order of `BatchOrder`.
+    """Batches on the device, in the order of `ImageOrder`.
 
     Args:
         data: the data set.
-        batch_size: images per batch.
         seed: of the order.
         device: where batches go.
         dtype: of the images there.
         workers: processes that read images; 0 reads them in this one.
-        flip: mirror each image left to right with probability ½, drawn from the generator given to `next`.
+        flip: mirror each image left to right with probability ½, drawn from the noise given to `next`.
+        channels_last: memory format of the images.
+        shard: which part of each batch this process takes.
+        prefetch: have the next batch read and on its way to the device while the present one is worked on.
 
     Attributes:
-        drawn: how many batches were drawn so far. May be set before the first draw.
+        drawn: how many images all processes together have drawn so far. May be set before the first draw.
     """
 
     def __init__(
         self,
         data: ImageData,
         *,
-        batch_size: int,
         seed: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         workers: int = 0,
         flip: bool = False,
+        channels_last: bool = False,
+        shard: Shard | None = None,
+        prefetch: bool = False,
     ) -> None:
         self.drawn = 0
-        self._data = data
-        self._order = BatchOrder(len(data), batch_size, seed)
+        self._domains = _unpaired_domains(data)
+        self._data = _Domains(self._domains) if self._domains else data
+        self._orders = (
+            [ImageOrder(len(domain), seed, name) for domain, name in zip(self._domains, "ab")]
+            if self._domains
+            else [ImageOrder(len(data), seed)]
+        )
         self._device = device
         self._dtype = dtype
         self._workers = workers
         self._flip = flip
-        self._iterator: Iterator[tuple[Tensor, Tensor]] | None = None
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._shard = shard or Shard()
+        self._prefetch = prefetch
+        self._iterator: Iterator[dict[str, Tensor]] | None = None
+        self._reading = 0
 
-    def next(self, rng: torch.Generator) -> Batch:
-        """The next batch."""
-        if self._iterator is None:
-            self._iterator = self._read()
-        images, labels = next(self._iterator)
-        self.drawn += 1
-        images = images.to(self._device, non_blocking=True).to(self._dtype).div_(127.5).sub_(1.0)
-        if self._flip:
-            mirrored = torch.rand((len(images), 1, 1, 1), generator=rng, device=self._device) < 0.5
-            images = torch.where(mirrored, images.flip(3), images)
-        return Batch(images, labels.to(self._device, non_blocking=True))
+    def next(self, batch_size: int, noise: Noise) -> Batch:
+        """This process's part of the next batch of `batch_size` images.
+
+        Raises:
+            ValueError: the batch cannot be divided among the processes.
+        """
+        if batch_size % self._shard.count:
+            raise ValueError(
+                f"batch_size: {batch_size} images cannot be divided among {self._shard.count} processes equally"
+            )
+        if self._iterator is None or self._reading != batch_size:
+            self._iterator = self._read(batch_size)
+            self._reading = batch_size
+        tensors = next(self._iterator)
+        self.drawn += batch_size
+        return self._on_device(tensors, noise)
 
     def close(self) -> None:
         """Ends the workers. The next draw starts new ones at the place reached."""
         self._iterator = None
 
-    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _on_device(self, tensors: dict[str, Tensor], noise: Noise) -> Batch:
+        entries = {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
+        for name, tensor in entries.items():
+            if name.startswith("images"):
+                images = tensor.to(self._dtype).div_(127.5).sub_(1.0)
+                if self._flip:
+                    mirrored = noise.uniform(len(images), 1, 1, 1).to(self._device) < 0.5
+                    images = torch.where(mirrored, images.flip(3), images)
+                entries[name] = images.contiguous(memory_format=self._format)
+            elif name == "embeddings":
+                entries[name] = tensor.to(self._dtype)
+        return Batch(**entries)
+
+    def _read(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        own = batch_size // self._shard.count
+        first = self.drawn + self._shard.index * own
         loader: DataLoader[Any] = DataLoader(
             self._data,  # type: ignore[arg-type]  # a map-style data set need not inherit from torch's class
-            batch_sampler=_EndlessBatches(self._order, self.drawn),
+            batch_sampler=_EndlessBatches(self._orders, first, own, batch_size),
             num_workers=self._workers,
             collate_fn=_collate,
             worker_init_fn=_ignore_stop_signals,
@@ -122,39 +168,97 @@ class BatchSource:
             # Without a generator of its own the loader would draw a seed from the global one, and so disturb the run.
             generator=torch.Generator(),
         )
-        return iter(loader)
+        return _ahead(iter(loader), self._device) if self._prefetch else iter(loader)
 
 
-class _EndlessBatches(Sampler[list[int]]):
-    def __init__(self, order: BatchOrder, start: int) -> None:
-        self._order = order
-        self._start = start
+class _Domains:
+    """Two data sets addressed by a pair of indices."""
 
-    def __iter__(self) -> Iterator[list[int]]:
-        batch = self._start
+    def __init__(self, domains: Sequence[Any]) -> None:
+        self.domains = domains
+
+    def __len__(self) -> int:
+        return max(len(domain) for domain in self.domains)
+
+    def __getitem__(self, indices: tuple[int, int]) -> dict[str, Any]:
+        (image_a, label_a), (image_b, label_b) = (domain[index] for domain, index in zip(self.domains, indices))
+        return {"image_a": image_a, "label_a": label_a, "image_b": image_b, "label_b": label_b}
+
+
+class _EndlessBatches(Sampler[list[Any]]):
+    def __init__(self, orders: Sequence[ImageOrder], first: int, size: int, stride: int) -> None:
+        self._orders = orders
+        self._first, self._size, self._stride = first, size, stride
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        start = self._first
         while True:
-            yield self._order.indices(batch)
-            batch += 1
+            drawn = [order.indices(start, self._size) for order in self._orders]
+            yield drawn[0] if len(drawn) == 1 else list(zip(*drawn))
+            start += self._stride
 
 
 def check_image_data(data: ImageData) -> None:
-    """Looks at the first image.
+    """Looks at the first image of each domain.
 
     Raises:
-        ValueError: the data set is empty, or its items are not (uint8 tensor (C, H, W), label).
+        ValueError: the data set is empty, or its items are not what `ImageData` says.
     """
-    if len(data) == 0:
-        raise ValueError("data: the data set is empty")
-    item = data[0]
-    if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], Tensor):
-        raise ValueError(f"data: expected items (image tensor, label), got {type(item).__name__}")
-    image = item[0]
-    if image.dtype != torch.uint8 or image.ndim != 3:
-        raise ValueError(f"data: expected images uint8 (C, H, W), got {image.dtype} {tuple(image.shape)}")
+    for part in _unpaired_domains(data) or (data,):
+        if len(part) == 0:
+            raise ValueError("data: the data set is empty")
+        item = part[0]
+        if isinstance(item, Mapping):
+            unknown = [key for key in item if key not in _FIELDS]
+            if unknown:
+                raise ValueError(f"data: items have an unknown entry {unknown[0]!r}; known: {', '.join(_FIELDS)}")
+            images = [item[key] for key in ("image", "image_a", "image_b") if key in item]
+        elif isinstance(item, tuple | list) and len(item) == 2:
+            images = [item[0]]
+        else:
+            images = []
+        if not images or not all(isinstance(image, Tensor) for image in images):
+            raise ValueError(f"data: expected items (image tensor, label) or mappings, got {type(item).__name__}")
+        for image in images:
+            if image.dtype != torch.uint8 or image.ndim != 3:
+                raise ValueError(f"data: expected images uint8 (C, H, W), got {image.dtype} {tuple(image.shape)}")
 
 
-def _collate(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([image for image, _ in items]), torch.tensor([int(label) for _, label in items])
+def _unpaired_domains(data: Any) -> tuple[Any, ...]:
+    domains = getattr(data, "domains", None)
+    return tuple(domains) if domains is not None and not getattr(data, "paired", False) else ()
+
+
+def _collate(items: Sequence[tuple[Tensor, int] | Mapping[str, Any]]) -> dict[str, Tensor]:
+    rows = [item if isinstance(item, Mapping) else {"image": item[0], "label": item[1]} for item in items]
+    return {_FIELDS[key]: _stacked([row[key] for row in rows]) for key in rows[0]}
+
+
+def _stacked(values: Sequence[Any]) -> Tensor:
+    return torch.stack(list(values)) if isinstance(values[0], Tensor) else torch.tensor([int(v) for v in values])
+
+
+def _ahead(batches: Iterator[dict[str, Tensor]], device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """The same batches, each begun while the one before is worked on: its copy to a GPU runs on a stream of its own."""
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    waiting = _upload(next(batches), device, stream)
+    while True:
+        ready = waiting
+        if stream is not None:
+            torch.cuda.current_stream(device).wait_stream(stream)
+            for tensor in ready.values():
+                # Its memory must not be given to others before the stream that works on it is done.
+                tensor.record_stream(torch.cuda.current_stream(device))
+        following = next(batches)
+        waiting = _upload(following, device, stream)
+        yield ready
+
+
+def _upload(tensors: dict[str, Tensor], device: torch.device, stream: Any) -> dict[str, Tensor]:
+    if stream is None:
+        return tensors
+    with torch.cuda.stream(stream):
+        return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
 def _ignore_stop_signals(worker: int) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "checkpoint_path",
     "list_checkpoints",
     "load_tensors",
     "prune_checkpoints",
@@ -81,6 +82,11 @@ class Checkpoint:
         return state
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, or will be."""
+    return folder / f"step_{step:08d}"
+
+
 def save_checkpoint(
     folder: Path, step: int, *, game: str, weights: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> Checkpoint:
@@ -98,7 +104,7 @@ def save_checkpoint(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    final = folder / f"step_{step:08d}"
+    final = checkpoint_path(folder, step)
     temporary = folder / f".{final.name}.writing"
     try:
         shutil.rmtree(temporary, ignore_errors=True)

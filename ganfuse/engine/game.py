@@ -5,33 +5,57 @@ networks and four losses is a subclass of `Game` that names its players, lists i
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Batch", "EMATarget", "Game", "OptimizerFactory", "Player", "Turn", "evaluation_mode"]
+from ganfuse.engine.noise import Noise
+from ganfuse.engine.schedules import Progress, Schedule
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+__all__ = ["Batch", "EMATarget", "Game", "OptimizerFactory", "Player", "Stage", "Turn", "evaluation_mode"]
+
+OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
+"""From parameters, or groups of them as `torch.optim` takes them, to an optimiser."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Real data for one turn, on the device that the game's modules are on.
+    """Real data for one turn, on the device that the game's modules are on. What the data set has not is None.
 
     Attributes:
-        images: float (B, C, H, W) in [-1, 1].
-        labels: int64 (B,), or None where the data has no labels.
+        images: float (B, C, H, W) in [-1, 1]; in translation, images of domain A.
+        labels: int64 (B,), the class of each image.
+        images_b: float (B, C, H, W) in [-1, 1], images of domain B: of the same scenes if the data are paired.
+        labels_b: int64 (B,), their classes.
+        embeddings: float (B, E), what describes each image, such as the embedding of its caption.
     """
 
     images: Tensor
     labels: Tensor | None = None
+    images_b: Tensor | None = None
+    labels_b: Tensor | None = None
+    embeddings: Tensor | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    def split(self, parts: int) -> "list[Batch]":
+        """Equal micro-batches, in order.
+
+        Raises:
+            ValueError: the batch cannot be divided into that many.
+        """
+        if len(self) % parts:
+            raise ValueError(f"parts: {len(self)} images cannot be divided into {parts} equal parts")
+        if parts == 1:
+            return [self]
+        present = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        chunks = {name: value.chunk(parts) for name, value in present.items() if value is not None}
+        return [replace(self, **{name: chunk[part] for name, chunk in chunks.items()}) for part in range(parts)]
 
 
 @dataclass(frozen=True)
@@ -41,19 +65,36 @@ class Player:
     Attributes:
         name: how turns, logs and checkpoints call it.
         modules: names of submodules of the game, as in `nn.Module.get_submodule`.
-        optimizer: makes the optimiser from the parameters.
+        optimizer: makes the optimiser from groups of parameters.
+        schedule: the factor of the learning rate as a function of the progress; None: always 1.
+        lr_multipliers: further factors, by names of submodules of the game: "generator.mapping": 0.01.
     """
 
     name: str
     modules: tuple[str, ...]
     optimizer: OptimizerFactory
+    schedule: Schedule | None = None
+    lr_multipliers: Mapping[str, float] = field(default_factory=dict)
 
     def parameters(self, game: nn.Module) -> list[nn.Parameter]:
         """The player's trainable parameters, each once, in a fixed order."""
-        found: dict[nn.Parameter, None] = {}
+        return [parameter for group in self.parameter_groups(game) for parameter in group["params"]]
+
+    def parameter_groups(self, game: nn.Module) -> list[dict[str, Any]]:
+        """The same, as one group for each learning-rate multiplier, the first one for 1.
+
+        Raises:
+            AttributeError: a module that the game has not.
+        """
+        special: dict[nn.Parameter, float] = {}
+        for name, factor in self.lr_multipliers.items():
+            special.update((p, factor) for p in game.get_submodule(name).parameters())
+        groups: dict[float, dict[nn.Parameter, None]] = {1.0: {}}
         for name in self.modules:
-            found.update((p, None) for p in game.get_submodule(name).parameters() if p.requires_grad)
-        return list(found)
+            for parameter in game.get_submodule(name).parameters():
+                if parameter.requires_grad:
+                    groups.setdefault(special.get(parameter, 1.0), {})[parameter] = None
+        return [{"params": list(found), "lr_multiplier": factor} for factor, found in groups.items() if found]
 
 
 @dataclass(frozen=True)
@@ -63,25 +104,32 @@ class Turn:
     All turns of a step see the same batch of real images; each repetition after the first takes a fresh one.
 
     Attributes:
-        player: name of the player that moves, or names of the players that move on the gradients of one loss.
-        loss: called with the batch and a random generator on the batch's device; returns a mapping whose entry "loss"
-            is minimised (a scalar that requires grad), and whose other entries (scalars) are logged.
+        player: name of the player that moves, or names of the players that move together.
+        loss: called with the batch and a source of randomness; returns a mapping whose entry "loss" is minimised (a
+            scalar that requires grad), and whose other entries (scalars) are logged. Several players that minimise
+            different losses of one forward pass have an entry "loss/PLAYER" each instead: every player moves along the
+            gradient of its own loss alone, and all move after all gradients are there.
         every: the turn is played at steps that are multiples of this.
         repeats: how many times in a row.
         name: what logs and errors call it; by default the player's name.
+        when: at which steps the turn is played, as a function of the step's number, in place of `every`.
+        second_order: the loss contains gradients (a gradient penalty, a latent step), so it must be computed without
+            `torch.compile`.
     """
 
     player: str | tuple[str, ...]
-    loss: Callable[[Batch, torch.Generator], Mapping[str, Tensor]]
+    loss: Callable[[Batch, Noise], Mapping[str, Tensor]]
     every: int = 1
     repeats: int = 1
     name: str = ""
+    when: Callable[[int], bool] | None = None
+    second_order: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("every", "repeats"):
-            value = getattr(self, field)
+        for entry in ("every", "repeats"):
+            value = getattr(self, entry)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field}: a turn needs a positive whole number, got {value!r}")
+                raise ValueError(f"{entry}: a turn needs a positive whole number, got {value!r}")
         if not self.players:
             raise ValueError("player: a turn needs at least one player")
         if not self.name:
@@ -92,18 +140,55 @@ class Turn:
         """The names of the players that move."""
         return (self.player,) if isinstance(self.player, str) else self.player
 
+    def is_played(self, step: int) -> bool:
+        """Whether the turn is played at that step, the first of which is 1."""
+        return self.when(step) if self.when is not None else step % self.every == 0
+
 
 @dataclass(frozen=True)
 class EMATarget:
-    """A module of the game of which an exponential moving average is kept (see `ganfuse.engine.ema`)."""
+    """A module of the game of which an exponential moving average is kept (see `ganfuse.engine.ema.EMA`).
+
+    Attributes:
+        module: name of the submodule.
+        decay: per step.
+        warmup: begin with a smaller decay.
+        half_life: in real images, in place of `decay`.
+        ramp_up: with `half_life`: it is at most this fraction of the images seen so far.
+        start: before this step the average is a copy of the weights.
+    """
 
     module: str
     decay: float = 0.999
     warmup: bool = True
+    half_life: float | None = None
+    ramp_up: float | None = None
+    start: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"decay: expected 0 <= decay < 1, got {self.decay!r}")
+        for name in ("half_life", "ramp_up"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected a positive number or None, got {value!r}")
+        if self.ramp_up is not None and self.half_life is None:
+            raise ValueError("ramp_up: has a meaning only together with half_life")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training with settings of its own, such as a resolution of ProGAN.
+
+    Attributes:
+        name: shown in the progress.
+        batch_size: real images per batch in this stage; None: the trainer's.
+        phase: when this changes between steps, all optimisers forget their moments.
+    """
+
+    name: str = ""
+    batch_size: int | None = None
+    phase: str | int = 0
 
 
 class Game(nn.Module, ABC):
@@ -151,6 +236,17 @@ class Game(nn.Module, ABC):
     def ema_targets(self) -> Sequence[EMATarget]:
         """The modules of which an exponential moving average is kept. None by default."""
         return ()
+
+    def stage(self, progress: Progress) -> Stage | None:
+        """The stage that the step belongs to: a pure function of the progress. None (the default): there is but one."""
+        return None
+
+    def before_step(self, progress: Progress) -> None:
+        """Called before each step. Does nothing by default.
+
+        The place for what follows a schedule: the share of a new block that fades in, a probability that rises. It must
+        follow from the progress alone, or be kept in a buffer, or a resumed run would differ from an uninterrupted one.
+        """
 
     def after_step(self, player: str, step: int) -> None:
         """Called without gradients each time after a player's optimiser has moved. Does nothing by default.

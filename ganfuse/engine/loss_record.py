@@ -1,13 +1,20 @@
 """The latest losses of every turn, and the watch for losses that are not finite."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LossRecord", "NonFiniteError", "NonFiniteLossError", "NonFiniteWeightError", "require_finite_weights"]
+__all__ = [
+    "LossRecord",
+    "NonFiniteError",
+    "NonFiniteGradientError",
+    "NonFiniteLossError",
+    "NonFiniteWeightError",
+    "require_finite_weights",
+]
 
 
 class NonFiniteError(RuntimeError):
@@ -27,6 +34,19 @@ class NonFiniteLossError(NonFiniteError):
         super().__init__(f"the loss of turn {turn!r} became {value} at step {step}; {_last_good(checkpoint)}")
 
 
+class NonFiniteGradientError(NonFiniteError):
+    """A gradient is NaN or infinite, though the loss is not.
+
+    Attributes:
+        turn, step: where and when.
+        checkpoint: the newest checkpoint from before, or None.
+    """
+
+    def __init__(self, turn: str, step: int, checkpoint: Path | None) -> None:
+        self.turn, self.step, self.checkpoint = turn, step, checkpoint
+        super().__init__(f"a gradient of turn {turn!r} is not finite at step {step}; {_last_good(checkpoint)}")
+
+
 class NonFiniteWeightError(NonFiniteError):
     """A weight is NaN or infinite, so that no checkpoint was written.
 
@@ -43,45 +63,97 @@ class NonFiniteWeightError(NonFiniteError):
 class LossRecord:
     """Keeps what the turns report, as numbers, under "turn/entry".
 
-    On the CPU every loss is looked at when it comes, before it does harm. On other devices that would stall the queue
-    at every turn, so losses wait on the device until `flush`, which costs one transfer for all of them.
+    On the CPU every loss and gradient is looked at when it comes, before it does harm. On other devices that would
+    stall the queue at every turn, so they wait on the device until `flush`, which costs one transfer for all of them.
 
     Attributes:
         latest: the newest known value of each entry.
         checkpoint: the newest checkpoint, for the message of errors.
+        skipped: how many steps of an optimiser were left out since they were not finite.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.latest: dict[str, float] = {}
         self.checkpoint: Path | None = None
+        self.skipped = 0
         self._deferred = device.type != "cpu"
-        self._pending: list[tuple[int, str, str, Tensor]] = []
+        self._pending: list[tuple[int, str, str, Tensor, bool]] = []
 
-    def add(self, step: int, turn: str, values: Mapping[str, Tensor]) -> None:
-        """Takes the scalars of a turn."""
-        self._pending.extend((step, turn, key, value.detach().reshape(())) for key, value in values.items())
+    def add(
+        self,
+        step: int,
+        turn: str,
+        values: Mapping[str, Tensor],
+        parameters: Sequence[nn.Parameter] = (),
+        *,
+        judge: bool = True,
+        skip: bool = False,
+    ) -> bool:
+        """Takes the scalars of a turn, and looks at the gradients of the parameters.
+
+        Args:
+            step, turn: where the scalars come from.
+            values: the scalars.
+            parameters: whose gradients must be finite.
+            judge: whether numbers that are not finite matter (loss scaling tries out where they begin).
+            skip: answer False to what is not finite, in place of an error. On a GPU this waits for the device.
+
+        Returns:
+            Whether the optimiser may step.
+
+        Raises:
+            NonFiniteError: see `flush`.
+        """
+        scalars = {key: value.detach().reshape(()) for key, value in values.items()}
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None] if judge else []
+        if gradients:
+            # The largest magnitude is finite exactly where all are, and NaN where one is.
+            scalars[_PEAK] = torch.stack(torch._foreach_norm(gradients, math.inf)).amax()
+        if skip and judge:
+            kept = [value for key, value in scalars.items() if _must_be_finite(key)]
+            if not bool(torch.isfinite(torch.stack([value.float() for value in kept])).all()):
+                self.skipped += 1
+                return False
+        self._pending.extend((step, turn, key, value, judge and _must_be_finite(key)) for key, value in scalars.items())
         if not self._deferred:
             self.flush()
+        return True
+
+    def forget_pending(self) -> None:
+        """Drops what was not flushed yet: it belongs to steps that are undone."""
+        self._pending = []
 
     def flush(self) -> None:
         """Makes `latest` current.
 
         Raises:
             NonFiniteLossError: the first loss since the last flush that is not finite.
+            NonFiniteGradientError: likewise a gradient.
         """
         if not self._pending:
             return
         pending, self._pending = self._pending, []
         # On the CPU reading scalars one by one is faster than stacking them.
         numbers = (
-            torch.stack([value.float() for *_, value in pending]).tolist()
+            torch.stack([value.float() for _, _, _, value, _ in pending]).tolist()
             if self._deferred
-            else [value.item() for *_, value in pending]
+            else [value.item() for _, _, _, value, _ in pending]
         )
-        for (step, turn, key, _), number in zip(pending, numbers):
-            if key == "loss" and not math.isfinite(number):
+        for (step, turn, key, _, judged), number in zip(pending, numbers):
+            if judged and not math.isfinite(number):
+                if key == _PEAK:
+                    raise NonFiniteGradientError(turn, step, self.checkpoint)
                 raise NonFiniteLossError(turn, step, number, self.checkpoint)
-            self.latest[f"{turn}/{key}"] = number
+            if key != _PEAK:
+                self.latest[f"{turn}/{key}"] = number
+
+
+# The largest gradient of a turn: looked at, not logged.
+_PEAK = "largest gradient"
+
+
+def _must_be_finite(key: str) -> bool:
+    return key in ("loss", _PEAK) or key.startswith("loss/")
 
 
 def require_finite_weights(game: nn.Module, step: int, checkpoint: Path | None) -> None:

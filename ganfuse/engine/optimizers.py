@@ -1,22 +1,24 @@
-"""Optimisers as values: what to build, before the parameters are known. Equal settings compare equal."""
+"""Optimisers as values: what to build, before the parameters are known. Equal settings compare equal.
 
-from collections.abc import Iterable
+Calling one with parameters, or with groups of them as `torch.optim` takes them, gives the optimiser:
+`Adam(lr=1e-4, betas=(0.0, 0.9))(network.parameters())`. Each is in its fused form where PyTorch has it.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Adam"]
+__all__ = ["SGD", "Adam", "RMSprop"]
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Makes `torch.optim.Adam` (Kingma & Ba 2015), in its fused form where PyTorch has it for the parameters.
-
-    Calling it with parameters gives the optimiser: `Adam(lr=1e-4, betas=(0.0, 0.9))(network.parameters())`.
-    """
+    """`torch.optim.Adam` (Kingma & Ba 2015, arXiv 1412.6980); weight_decay is the L2 penalty on the gradient."""
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
@@ -24,14 +26,79 @@ class Adam:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.lr >= 0.0:
-            raise ValueError(f"lr: expected a learning rate of at least 0, got {self.lr!r}")
+        _check_rate(self.lr)
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers with 0 <= beta < 1, got {self.betas!r}")
 
-    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adam:
+    def __call__(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         params = list(params)
-        fused = all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in params)
         return torch.optim.Adam(
-            params, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=fused
+            params,
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=_can_be_fused(params),
         )
+
+    def lazy(self, interval: int) -> "Adam":
+        """The settings for a player whose loss has a regulariser every `interval` steps, in a turn of its own.
+
+        Karras et al. 2020 (StyleGAN2, arXiv 1912.04958, appendix B): with c = k/(k + 1) the learning rate is c·lr and
+        the moments decay by β^c, since k steps of the run are k + 1 of the optimiser.
+
+        Raises:
+            ValueError: interval is not positive.
+        """
+        if interval < 1:
+            raise ValueError(f"interval: expected a positive number of steps, got {interval!r}")
+        share = interval / (interval + 1.0)
+        return Adam(self.lr * share, (self.betas[0] ** share, self.betas[1] ** share), self.eps, self.weight_decay)
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """`torch.optim.RMSprop` (Tieleman & Hinton 2012). Keras and TensorFlow mean alpha=0.9 and eps=1e-7."""
+
+    lr: float
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+
+    def __call__(self, params: Iterable[Any]) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop(
+            params, lr=self.lr, alpha=self.alpha, eps=self.eps, weight_decay=self.weight_decay, foreach=True
+        )
+
+
+@dataclass(frozen=True)
+class SGD:
+    """`torch.optim.SGD`."""
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+
+    def __call__(self, params: Iterable[Any]) -> torch.optim.Optimizer:
+        params = list(params)
+        return torch.optim.SGD(
+            params, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=_can_be_fused(params)
+        )
+
+
+def _check_rate(lr: float) -> None:
+    if not lr >= 0.0:
+        raise ValueError(f"lr: expected a learning rate of at least 0, got {lr!r}")
+
+
+def _can_be_fused(params: list[Any]) -> bool:
+    parameters: list[nn.Parameter] = []
+    for entry in params:
+        parameters += entry["params"] if isinstance(entry, Mapping) else [entry]
+    return all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in parameters)

@@ -7,22 +7,59 @@ from typing import Any
 
 import torch
 
-__all__ = ["TrainerOptions", "option_names", "resolve_device", "unknown_option"]
+from ganfuse.engine.game import Turn
+from ganfuse.engine.precision import PRECISIONS
 
-PRECISIONS = ("fp32", "bf16")
+__all__ = ["TrainerOptions", "option_names", "resolve_device"]
+
+ON_NONFINITE = ("stop", "skip", "rollback")
 # Options that decide the course of a run: a resumed run must have the same.
-FIXED_BY_RUN = ("batch_size", "seed", "precision", "flip")
+FIXED_BY_RUN = ("batch_size", "seed", "precision", "flip", "accumulation")
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """See `ganfuse.engine.Trainer`, whose keywords these are."""
+    """The keywords of `ganfuse.engine.Trainer`.
+
+    Attributes:
+        steps: at which step the run is complete.
+        kimg: after how many thousands of real images it is complete, if that is earlier; None: the steps decide.
+        batch_size: real images per batch, of all processes together; every repetition of a turn after the first draws
+            a further batch.
+        accumulation: into how many micro-batches each batch is cut, whose gradients are added up: one number, or one
+            for each player or turn by name. The result is the same but for statistics over the batch.
+        seed: of data order, latents, dropout and samples. (Not of the initial weights: the game has them already.)
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
+        precision: "fp32"; or "bf16", "fp16": losses are computed under autocast, weights stay float32.
+        channels_last: memory format of images and of the convolutions' weights.
+        compile: run the networks through `torch.compile`, except in turns whose losses contain gradients.
+        flip: mirror real images left to right at random.
+        checkpoint_every: steps between checkpoints; 0 saves only at the end. There is always one at the end.
+        sample_every: steps between sample grids; 0 draws one only at the end.
+        log_every: steps between lines in metrics.jsonl.
+        keep_checkpoints: how many of the newest stay.
+        num_samples: about how many images a grid has.
+        workers: processes that read images; 0 reads them in this one.
+        prefetch: read the next batch, and send it to a GPU, while the present one is worked on.
+        on_nonfinite: what a loss or gradient that is NaN or infinite does: "stop" the run with an error, "skip" the
+            step of the optimiser, or "rollback" to the newest checkpoint and on with other random numbers.
+        resume: go on from the newest checkpoint in `out`; begins anew, and says so, if there is none.
+        overwrite: remove a run that is in `out`.
+        time_limit: seconds after which `fit` stops and saves.
+        deterministic: only deterministic algorithms (`torch.use_deterministic_algorithms`) while fitting.
+        progress: show progress on stderr.
+        tensorboard: also write scalars and grids to `out`/tensorboard.
+    """
 
     steps: int = 10_000
+    kimg: float | None = None
     batch_size: int = 64
+    accumulation: int | Mapping[str, int] = 1
     seed: int = 0
-    device: str = "auto"
+    device: str | torch.device = "auto"
     precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
     flip: bool = False
     checkpoint_every: int = 1000
     sample_every: int = 500
@@ -30,6 +67,8 @@ class TrainerOptions:
     keep_checkpoints: int = 2
     num_samples: int = 64
     workers: int = 0
+    prefetch: bool = False
+    on_nonfinite: str = "stop"
     resume: bool = False
     overwrite: bool = False
     time_limit: float | None = None
@@ -37,40 +76,73 @@ class TrainerOptions:
     progress: bool = True
     tensorboard: bool = False
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any], *, also: Collection[str] = ()) -> "TrainerOptions":
+        """The options with these names and values, the others at their defaults.
+
+        Raises:
+            ValueError: an unknown option (naming the nearest, also among `also`) or a wrong value.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            names = [*known, *also]
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(names)}"
+            raise ValueError(f"{unknown[0]}: the trainer has no such option; {hint}")
+        return cls(**options)
+
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "keep_checkpoints", "num_samples"):
-            self._require_int(name, 1)
+            _require_int(name, getattr(self, name), 1)
         for name in ("seed", "checkpoint_every", "sample_every", "workers"):
-            self._require_int(name, 0)
-        for name in ("flip", "resume", "overwrite", "deterministic", "progress", "tensorboard"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise ValueError(f"{name}: expected True or False, got {value!r}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision: expected one of {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}")
-        limit = self.time_limit
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
-            raise ValueError(f"time_limit: expected seconds above 0 or None, got {limit!r}")
+            _require_int(name, getattr(self, name), 0)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{field.name}: expected True or False, got {value!r}")
+        for name, choices in (("precision", tuple(PRECISIONS)), ("on_nonfinite", ON_NONFINITE)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}: expected one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}"
+                )
+        for name, what in (("time_limit", "seconds"), ("kimg", "thousands of images")):
+            limit = getattr(self, name)
+            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
+                raise ValueError(f"{name}: expected {what} above 0 or None, got {limit!r}")
+        object.__setattr__(self, "device", str(self.device))
         if self.resume and self.overwrite:
             raise ValueError("resume: cannot be combined with overwrite; give one of the two")
+        counts = self.accumulation if isinstance(self.accumulation, Mapping) else {"": self.accumulation}
+        for name, count in counts.items():
+            _require_int(f"accumulation{f' of {name}' if name else ''}", count, 1)
 
-    def _require_int(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    def accumulation_of(self, turn: Turn) -> int:
+        """Into how many micro-batches a turn's batch is cut."""
+        if isinstance(self.accumulation, int):
+            return self.accumulation
+        names = [name for name in (turn.name, *turn.players) if name in self.accumulation]
+        return self.accumulation[names[0]] if names else 1
+
+    def check_batch(self, batch_size: int, processes: int) -> None:
+        """Raises ValueError if a batch cannot be divided among processes and micro-batches equally."""
+        counts = self.accumulation.values() if isinstance(self.accumulation, Mapping) else [self.accumulation]
+        for count in counts:
+            if batch_size % (count * processes):
+                raise ValueError(
+                    f"batch_size: {batch_size} images cannot be divided equally into {count} micro-batches "
+                    f"in each of {processes} processes"
+                )
+
+
+def _require_int(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
 
 
 def option_names() -> list[str]:
     """The names of all options."""
     return [field.name for field in fields(TrainerOptions)]
-
-
-def unknown_option(unknown: Mapping[str, Any], known: Collection[str]) -> ValueError:
-    """The error for keywords that nobody knows, naming the nearest known one."""
-    name = next(iter(unknown))
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}"
-    return ValueError(f"{name}: the trainer has no such option; {hint}")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

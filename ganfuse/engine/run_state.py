@@ -1,5 +1,6 @@
 """The whole state of a trainer to a checkpoint and back."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -7,6 +8,7 @@ from torch import Tensor
 from ganfuse.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
+    checkpoint_path,
     list_checkpoints,
     load_tensors,
     prune_checkpoints,
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["load_run_state", "save_run_state", "split_weights"]
 
 
-def save_run_state(trainer: "Trainer") -> Checkpoint:
-    """Writes a checkpoint of the present step and removes the oldest beyond `keep_checkpoints`.
+def save_run_state(trainer: "Trainer") -> Path:
+    """Writes a checkpoint of the present step and removes the oldest beyond `keep_checkpoints`. Returns its folder.
+
+    In a distributed run the first process writes, and the others wait for it.
 
     Raises:
         CheckpointError: it could not be written; the earlier ones are intact.
@@ -35,20 +39,20 @@ def save_run_state(trainer: "Trainer") -> Checkpoint:
     state = {
         "step": trainer.step,
         "seconds": trainer.seconds,
-        "batches_drawn": trainer.batches.drawn,
+        "images_drawn": trainer.batches.drawn,
+        "phase": trainer.phase,
+        "rollbacks": trainer.rollbacks,
+        "skipped": trainer.record.skipped,
         "latest_losses": dict(trainer.record.latest),
         "optimizers": trainer.turn_runner.state_dict(),
         "ema_updates": {name: average.updates for name, average in trainer.averages.items()},
-        "random": {
-            "device": trainer.device.type,
-            "noise": trainer.rng.get_state(),
-            "global": trainer.global_randomness.read(),
-        },
     }
     folder = trainer.run.checkpoints
-    saved = save_checkpoint(folder, trainer.step, game=trainer.game.name, weights=weights, state=state)
-    prune_checkpoints(folder, trainer.options.keep_checkpoints)
-    return saved
+    if trainer.processes.is_first:
+        save_checkpoint(folder, trainer.step, game=trainer.game.name, weights=weights, state=state)
+        prune_checkpoints(folder, trainer.options.keep_checkpoints)
+    trainer.processes.wait()
+    return checkpoint_path(folder, trainer.step)
 
 
 def load_run_state(trainer: "Trainer", config: dict[str, Any]) -> str:
@@ -78,13 +82,15 @@ def load_run_state(trainer: "Trainer", config: dict[str, Any]) -> str:
         trainer.turn_runner.load_state_dict(state["optimizers"])
         trainer.step = state["step"]
         trainer.seconds = state["seconds"]
-        trainer.batches.drawn = state["batches_drawn"]
+        trainer.batches.drawn = state["images_drawn"]
+        trainer.phase = state["phase"]
+        trainer.rollbacks = state["rollbacks"]
+        trainer.record.skipped = state["skipped"]
         trainer.record.latest = dict(state["latest_losses"])
         trainer.record.checkpoint = checkpoint.path
-        notice = _load_random_state(trainer, state["random"])
     except KeyError as error:
         raise CheckpointError(f"{checkpoint.path}: the training state has no entry {error}") from error
-    return f"resumed {trainer.run} at step {trainer.step}{notice}"
+    return f"resumed {trainer.run} at step {trainer.step}"
 
 
 def split_weights(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -100,13 +106,3 @@ def split_weights(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, 
             raise CheckpointError(f"{checkpoint.path}: the weights have an unknown entry {key!r}")
         kinds[kind][name] = tensor
     return kinds["game"], kinds["ema"]
-
-
-def _load_random_state(trainer: "Trainer", random: dict[str, Any]) -> str:
-    if random["device"] != trainer.device.type:
-        # States of generators of different devices cannot be converted into each other.
-        trainer.rng.manual_seed(trainer.rng.initial_seed() + trainer.step)
-        return f" (begun on {random['device']}, now on {trainer.device.type}: with other random numbers from here on)"
-    trainer.rng.set_state(random["noise"])
-    trainer.global_randomness.load(random["global"])
-    return ""

@@ -22,41 +22,32 @@ def make_generator(device: torch.device, seed: int, *purpose: str | int) -> torc
 
 
 class GlobalRandomness:
-    """The state of PyTorch's global generators (dropout draws from them) that belongs to a run.
+    """PyTorch's global generators (dropout draws from them) while a run has them.
 
-    The rest of the program keeps its own: inside `active()` the run's state is in force, outside it the program's.
+    They are seeded afresh for every step, so that nothing about them needs to be stored; the rest of the program finds
+    them as it left them.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed = seed
         self._device = device
-        with _preserved(device):
-            torch.manual_seed(derive_seed(seed, "global"))
-            self._state = _read(device)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Puts the run's state in force, and notes it again at the end."""
+        """Inside, the generators are the run's."""
         with _preserved(self._device):
-            _write(self._device, self._state)
-            try:
-                yield
-            finally:
-                self._state = _read(self._device)
-
-    @contextmanager
-    def aside(self, seed: int) -> Iterator[None]:
-        """Inside, the global generators are freshly seeded; afterwards they go on as if nothing had been drawn."""
-        with _preserved(self._device):
-            torch.manual_seed(seed)
             yield
 
-    def read(self) -> dict[str, Tensor]:
-        """The state in force now: to be called inside `active()`."""
-        return _read(self._device)
+    def reseed(self, *purpose: str | int) -> None:
+        """Seeds the generators for a purpose, such as one step; to be called inside `active()`."""
+        torch.manual_seed(derive_seed(self._seed, "global", *purpose))
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Sets the state that the next `active()` begins with. A state from another kind of device is partly used."""
-        self._state = {**self._state, **{key: value.cpu() for key, value in state.items() if key in self._state}}
+    @contextmanager
+    def aside(self, *purpose: str | int) -> Iterator[None]:
+        """Inside, the generators are seeded for another purpose; afterwards they go on as if nothing had been drawn."""
+        with _preserved(self._device):
+            self.reseed(*purpose)
+            yield
 
 
 @contextmanager

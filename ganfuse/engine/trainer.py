@@ -2,29 +2,38 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ganfuse.engine.batches import BatchSource, ImageData, check_image_data
 from ganfuse.engine.determinism import deterministic_algorithms
 from ganfuse.engine.ema import EMA, averaged_weights
-from ganfuse.engine.game import Game, evaluation_mode
+from ganfuse.engine.game import Batch, Game, Stage, Turn, evaluation_mode
 from ganfuse.engine.interrupt import StopSignals
-from ganfuse.engine.loss_record import LossRecord, require_finite_weights
+from ganfuse.engine.loss_record import LossRecord, NonFiniteError, require_finite_weights
 from ganfuse.engine.metrics_log import MetricsLog
-from ganfuse.engine.options import TrainerOptions, option_names, resolve_device, unknown_option
+from ganfuse.engine.noise import Noise, Shard
+from ganfuse.engine.options import TrainerOptions, resolve_device
+from ganfuse.engine.precision import Precision
+from ganfuse.engine.processes import Processes
 from ganfuse.engine.progress import TrainingProgress
 from ganfuse.engine.run_config import describe_run
 from ganfuse.engine.run_folder import RunFolder
 from ganfuse.engine.run_state import load_run_state, save_run_state
+from ganfuse.engine.schedules import Progress
 from ganfuse.engine.seeding import GlobalRandomness, derive_seed, make_generator
 from ganfuse.engine.turn_runner import TurnRunner
 
 __all__ = ["FitSummary", "Trainer"]
+
+# A run that becomes NaN again and again does so for a reason that other random numbers do not cure.
+MAX_ROLLBACKS = 3
 
 
 @dataclass(frozen=True)
@@ -60,33 +69,20 @@ class Trainer:
     config.yaml, metrics.jsonl, sample grids and checkpoints. Ctrl-C and SIGTERM let the step finish and save first.
     On the CPU a run that was stopped anywhere and resumed gives the same bits as one that was not.
 
+    Under `torchrun` each process takes an equal part of every batch, and they compute what one process would with the
+    whole batch.
+
     Args:
         game: moved to the device.
         data: map-style data set of (uint8 image (C, H, W), label), or a source that `open_dataset` knows ("digits", a
-            folder), opened at the size and with the channels of the game's own images.
+            folder), opened at the size and with the channels of the game's own images. See `ImageData` for domains and
+            embeddings.
         out: the run's folder.
-        steps: at which step the run is complete.
-        batch_size: real images per batch; every repetition of a turn after the first draws a further batch.
-        seed: of data order, latents, dropout and samples. (Not of the initial weights: the game has them already.)
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
-        precision: "fp32", or "bf16": losses are computed under autocast, weights stay float32.
-        flip: mirror real images left to right at random.
-        checkpoint_every: steps between checkpoints; 0 saves only at the end. There is always one at the end.
-        sample_every: steps between sample grids; 0 draws one only at the end.
-        log_every: steps between lines in metrics.jsonl.
-        keep_checkpoints: how many of the newest stay.
-        num_samples: about how many images a grid has.
-        workers: processes that read images; 0 reads them in this one.
-        resume: go on from the newest checkpoint in `out`; begins anew, and says so, if there is none.
-        overwrite: remove a run that is in `out`.
-        time_limit: seconds after which `fit` stops and saves.
-        deterministic: only deterministic algorithms (`torch.use_deterministic_algorithms`) while fitting.
-        progress: show progress on stderr.
-        tensorboard: also write scalars and grids to `out`/tensorboard.
-        hooks: each is called with the trainer after every step; see also `stop`.
+        hooks: each is called with the trainer after every step; see also `stop` and `note`.
+        **options: see `ganfuse.engine.options.TrainerOptions`.
 
     Attributes:
-        game, step, device.
+        game, step, device, data, options, processes.
         averages: the game's moving averages, by module name.
 
     Raises:
@@ -100,78 +96,51 @@ class Trainer:
         data: ImageData | str | os.PathLike[str],
         *,
         out: str | os.PathLike[str],
-        steps: int = 10_000,
-        batch_size: int = 64,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        precision: str = "fp32",
-        flip: bool = False,
-        checkpoint_every: int = 1000,
-        sample_every: int = 500,
-        log_every: int = 10,
-        keep_checkpoints: int = 2,
-        num_samples: int = 64,
-        workers: int = 0,
-        resume: bool = False,
-        overwrite: bool = False,
-        time_limit: float | None = None,
-        deterministic: bool = False,
-        progress: bool = True,
-        tensorboard: bool = False,
         hooks: Sequence[Callable[["Trainer"], None]] = (),
-        **unknown: object,
+        **options: Any,
     ) -> None:
-        if unknown:
-            raise unknown_option(unknown, [*option_names(), "out", "hooks"])
-        self.options = TrainerOptions(
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-            device=str(device),
-            precision=precision,
-            flip=flip,
-            checkpoint_every=checkpoint_every,
-            sample_every=sample_every,
-            log_every=log_every,
-            keep_checkpoints=keep_checkpoints,
-            num_samples=num_samples,
-            workers=workers,
-            resume=resume,
-            overwrite=overwrite,
-            time_limit=time_limit,
-            deterministic=deterministic,
-            progress=progress,
-            tensorboard=tensorboard,
-        )
-        self.device = resolve_device(device)
+        self.options = TrainerOptions.of(options, also=("out", "hooks"))
+        self.device = resolve_device(self.options.device)
+        self.processes = Processes()
         if isinstance(data, str | os.PathLike):
             data = _open_for(game, data)
         self.run = RunFolder(out)
-        if not (resume or overwrite):
+        if not (self.options.resume or self.options.overwrite):
             self.run.require_vacant()
         check_image_data(data)
         game.check_data(data)
+        self.options.check_batch(self.options.batch_size, self.processes.count)
         self.game = game.to(self.device)
+        if self.options.channels_last:
+            self.game.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data = data
         self.step = 0
         self.seconds = 0.0
+        self.rollbacks = 0
+        self.phase: str | int | None = None
         self.hooks = tuple(hooks)
-        self.rng = make_generator(self.device, seed, "noise")
-        self.global_randomness = GlobalRandomness(seed, self.device)
+        self.rng = torch.Generator(self.device)
+        self.global_randomness = GlobalRandomness(self.options.seed, self.device)
         self.record = LossRecord(self.device)
-        self.turn_runner = TurnRunner(game, self.device, precision, self.record)
-        self.averages = {
-            target.module: EMA(game.get_submodule(target.module), target.decay, warmup=target.warmup)
-            for target in game.ema_targets()
-        }
+        self.turn_runner = TurnRunner(
+            game,
+            Precision(self.options.precision, self.device),
+            self.record,
+            processes=self.processes,
+            compiled=self.options.compile,
+            skip_nonfinite=self.options.on_nonfinite == "skip",
+        )
+        self.averages = {target.module: EMA.of(target, game) for target in game.ema_targets()}
         self.batches = BatchSource(
             data,
-            batch_size=batch_size,
-            seed=seed,
+            seed=self.options.seed,
             device=self.device,
             dtype=_image_dtype(game),
-            workers=workers,
-            flip=flip,
+            workers=self.options.workers,
+            flip=self.options.flip,
+            channels_last=self.options.channels_last,
+            shard=self.processes.shard,
+            prefetch=self.options.prefetch,
         )
         self._config = describe_run(game, data, self.options)
         self._opened = False
@@ -181,17 +150,22 @@ class Trainer:
     @property
     def images(self) -> int:
         """Real images drawn since the run began."""
-        return self.batches.drawn * self.options.batch_size
+        return self.batches.drawn
 
     def stop(self, reason: str) -> None:
         """Makes `fit` save and return after the present step. For hooks."""
         self._stop_reason = reason
 
+    def note(self, name: str, values: Mapping[str, Tensor]) -> None:
+        """Adds scalars to the metrics of the next line that is logged, as "name/entry". For hooks."""
+        self.record.add(self.step, name, values)
+
     def fit(self) -> FitSummary:
         """Trains until the run is complete or stopped. May be called again to go on.
 
         Raises:
-            NonFiniteError: a loss or a weight is NaN or infinite; nothing of that state is saved.
+            NonFiniteError: a loss, gradient or weight is NaN or infinite; nothing of that state is saved. Option
+                `on_nonfinite` can leave out such steps, or go back to the last checkpoint.
             CheckpointError: a checkpoint cannot be written, or the one to resume from is damaged or does not fit.
         """
         notice = self._open()
@@ -202,9 +176,13 @@ class Trainer:
             if self.options.deterministic:
                 stack.enter_context(deterministic_algorithms())
             stack.enter_context(self.global_randomness.active())
-            log = stack.enter_context(MetricsLog(self.run, self.step, tensorboard=self.options.tensorboard))
+            log = stack.enter_context(
+                MetricsLog(self.run, self.step, tensorboard=self.options.tensorboard, enabled=self.processes.is_first)
+            )
             progress = stack.enter_context(
-                TrainingProgress(self.options.steps, self.step, enabled=self.options.progress)
+                TrainingProgress(
+                    self.options.steps, self.step, enabled=self.options.progress and self.processes.is_first
+                )
             )
             signals = stack.enter_context(StopSignals())
             if notice:
@@ -212,6 +190,8 @@ class Trainer:
             self.game.train()
             # Gradients that the caller, or an earlier fit that raised, has left.
             self.game.zero_grad(set_to_none=True)
+            if self.options.on_nonfinite == "rollback" and self.record.checkpoint is None:
+                self._save()
             stopped_by = self._loop(began, signals, progress, log)
             self.record.flush()
             rate = (self.images - first) / max(time.monotonic() - began, 1e-9)
@@ -234,8 +214,15 @@ class Trainer:
     def _loop(self, began: float, signals: StopSignals, progress: TrainingProgress, log: MetricsLog) -> str:
         options = self.options
         seconds_before, window_began, window_images = self.seconds, began, self.images
-        while self.step < options.steps:
-            self._play_step()
+        while not self._complete():
+            try:
+                self._play_step()
+            except NonFiniteError as error:
+                if options.on_nonfinite != "rollback" or self.rollbacks >= MAX_ROLLBACKS:
+                    raise
+                progress.say(self._roll_back(error))
+                window_images = self.images
+                continue
             self.seconds = seconds_before + time.monotonic() - began
             progress.advance(self.step)
             if self.step % options.log_every == 0:
@@ -245,7 +232,13 @@ class Trainer:
                 window_began, window_images = now, self.images
                 losses = self.record.latest
                 log.write(
-                    step=self.step, images=self.images, seconds=self.seconds, losses=losses, images_per_second=rate
+                    step=self.step,
+                    images=self.images,
+                    seconds=self.seconds,
+                    losses=losses,
+                    images_per_second=rate,
+                    learning_rates=self.turn_runner.learning_rates(),
+                    skipped=self.record.skipped,
                 )
                 progress.report(self.step, losses, rate)
             if options.checkpoint_every and self.step % options.checkpoint_every == 0:
@@ -254,66 +247,118 @@ class Trainer:
                 self._sample(log)
             for hook in self.hooks:
                 hook(self)
-            if self.step >= options.steps:
+            if self._complete():
                 break
-            if signals.received is not None:
+            reason = self._reason_to_stop(began, signals)
+            if reason == "interrupt" and signals.received is not None:
                 progress.say(f"{signals.received.name}: saving at step {self.step}")
-                return "interrupt"
-            if options.time_limit is not None and time.monotonic() - began >= options.time_limit:
-                return "time_limit"
-            if self._stop_reason:
-                return self._stop_reason
+            if reason:
+                return reason
         return "steps"
 
+    def _complete(self) -> bool:
+        kimg = self.options.kimg
+        return self.step >= self.options.steps or (kimg is not None and self.images >= 1000 * kimg)
+
+    def _reason_to_stop(self, began: float, signals: StopSignals) -> str:
+        limit = self.options.time_limit
+        reasons = {
+            "interrupt": signals.received is not None,
+            "time_limit": limit is not None and time.monotonic() - began >= limit,
+            self._stop_reason: bool(self._stop_reason),
+        }
+        # All processes must stop at the same step, whichever of them has the reason.
+        found = self.processes.first_set(list(reasons.values()), self.device)
+        return "" if found is None else list(reasons)[found] or "another process"
+
     def _play_step(self) -> None:
+        options = self.options
+        progress = Progress(self.step + 1, self.images, len(self.data), options.batch_size, options.steps)
+        stage = self.game.stage(progress) or Stage()
+        batch_size = stage.batch_size or options.batch_size
+        options.check_batch(batch_size, self.processes.count)
+        if self.phase is not None and stage.phase != self.phase:
+            self.turn_runner.forget_moments()
+        self.phase = stage.phase
         self.step += 1
+        self.global_randomness.reseed("step", self.step, self.rollbacks, self.processes.rank)
+        self.game.before_step(progress)
+        self.turn_runner.schedule(progress)
         shared = None
         for turn in self.turn_runner.turns:
-            if self.step % turn.every:
+            if not turn.is_played(self.step):
                 continue
             for repetition in range(turn.repeats):
-                if shared is None:
-                    batch = shared = self.batches.next(self.rng)
-                else:
-                    batch = shared if repetition == 0 else self.batches.next(self.rng)
-                self.turn_runner.play(turn, batch, self.rng, self.step)
+                batch = shared if shared is not None and repetition == 0 else self._next_batch(batch_size)
+                shared = batch if shared is None else shared
+                self.turn_runner.play(turn, self._parts(turn, batch, repetition), self.step)
         for name, average in self.averages.items():
-            average.update(self.game.get_submodule(name))
+            average.update(self.game.get_submodule(name), images=self.images, batch_size=self.images - progress.images)
+
+    def _next_batch(self, batch_size: int) -> Batch:
+        return self.batches.next(batch_size, self._noise(self.processes.shard, "batch", self.images))
+
+    def _parts(self, turn: Turn, batch: Batch, repetition: int) -> list[tuple[Batch, Callable[[], Noise]]]:
+        count = self.options.accumulation_of(turn)
+
+        def make_noise(shard: Shard) -> Callable[[], Noise]:
+            return lambda: self._noise(shard, "turn", turn.name, self.step, repetition, self.rollbacks)
+
+        return [(part, make_noise(s)) for part, s in zip(batch.split(count), self.processes.shard.split(count))]
+
+    def _noise(self, shard: Shard, *purpose: str | int) -> Noise:
+        self.rng.manual_seed(derive_seed(self.options.seed, *purpose))
+        return Noise(self.rng, shard)
 
     def _open(self) -> str:
         """Prepares the folder, or goes on from what is there. Returns what to tell about it."""
         if self._opened:
             return ""
         notice = ""
-        if self.options.overwrite:
-            self.run.clear()
-        self.run.create()
+        if self.processes.is_first:
+            if self.options.overwrite:
+                self.run.clear()
+            self.run.create()
+        self.processes.wait()
         if self.options.resume:
             notice = load_run_state(self, self._config)
             self._saved_at = self.step if self.record.checkpoint else -1
-        self.run.write_config(self._config)
+        if self.processes.is_first:
+            self.run.write_config(self._config)
+        self.processes.share(self.game.state_dict().values())
+        self.processes.share(value for average in self.averages.values() for value in average.state_dict().values())
         self._opened = True
         return notice
+
+    def _roll_back(self, error: NonFiniteError) -> str:
+        """Goes back to the newest checkpoint and on from there with other random numbers. Returns what to tell."""
+        self.record.forget_pending()
+        rollbacks, seconds = self.rollbacks + 1, self.seconds
+        self.batches.close()
+        self.game.zero_grad(set_to_none=True)
+        load_run_state(self, self._config)
+        self.rollbacks, self.seconds = rollbacks, seconds
+        self._saved_at = self.step
+        return f"{error}: went back to step {self.step} ({rollbacks} of at most {MAX_ROLLBACKS} times)"
 
     def _save(self) -> Path:
         checkpoint = self.record.checkpoint
         if checkpoint is None or self._saved_at != self.step:
             self.record.flush()
             require_finite_weights(self.game, self.step, checkpoint)
-            self.record.checkpoint = checkpoint = save_run_state(self).path
+            self.record.checkpoint = checkpoint = save_run_state(self)
             self._saved_at = self.step
         return checkpoint
 
     def _sample(self, log: MetricsLog) -> None:
         """Writes the grid of the same latents as ever, drawn with the averaged weights where there are any."""
-        if self._sampled_at == self.step:
+        if self._sampled_at == self.step or not self.processes.is_first:
             return
         from ganfuse.engine.grid import save_grid
 
-        seed = self.options.seed
-        rng = make_generator(self.device, seed, "samples")
+        rng = make_generator(self.device, self.options.seed, "samples")
         with (
-            self.global_randomness.aside(derive_seed(seed, "samples", "global")),
+            self.global_randomness.aside("samples"),
             averaged_weights(self.game, self.averages),
             evaluation_mode(self.game),
         ):

@@ -1,7 +1,7 @@
-"""Plays one turn of a game: everyone else frozen, the loss, its gradients, the optimiser's step, the post-step hook."""
+"""Plays one turn of a game: all others frozen, the loss, its gradients, the optimisers' steps, the post-step hooks."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,15 @@ from torch import Tensor, nn
 from ganfuse.engine.checkpoint import CheckpointError
 from ganfuse.engine.game import Batch, Game, Player, Turn
 from ganfuse.engine.loss_record import LossRecord
+from ganfuse.engine.noise import Noise
+from ganfuse.engine.precision import Precision
+from ganfuse.engine.processes import Processes
+from ganfuse.engine.schedules import Progress
 
 __all__ = ["TurnRunner"]
+
+# Which micro-batch, and its source of randomness.
+Parts = Sequence[tuple[Batch, Callable[[], Noise]]]
 
 
 class TurnRunner:
@@ -19,54 +26,94 @@ class TurnRunner:
 
     Args:
         game: on its device already.
-        precision: "fp32" or "bf16" (losses are computed under autocast).
-        record: told every turn's losses, before the backward pass.
+        precision: of the losses.
+        record: told every turn's losses, before the backward pass, and the size of its gradients.
+        processes: those that play together; by default this one alone.
+        compiled: modules of the game are compiled; turns with second-order losses run them uncompiled.
+        skip_nonfinite: leave out a step whose loss or gradients are not finite, in place of an error.
 
     Raises:
         ValueError: the game's players and turns contradict each other.
     """
 
-    def __init__(self, game: Game, device: torch.device, precision: str, record: LossRecord) -> None:
+    def __init__(
+        self,
+        game: Game,
+        precision: Precision,
+        record: LossRecord,
+        *,
+        processes: Processes | None = None,
+        compiled: bool = False,
+        skip_nonfinite: bool = False,
+    ) -> None:
         self.turns = tuple(game.turns())
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._game = game
-        self._device = device
         self._precision = precision
         self._record = record
-        owned: dict[str, list[nn.Parameter]] = {}
+        self._processes = processes or Processes()
+        self._compiled = compiled
+        self._skip_nonfinite = skip_nonfinite
+        self._players: dict[str, Player] = {}
+        self._owned: dict[str, list[nn.Parameter]] = {}
         for player in game.players():
-            owned[player.name] = _parameters(game, player, taken=owned)
-            self.optimizers[player.name] = player.optimizer(owned[player.name])
+            self._owned[player.name] = _parameters(game, player, taken=self._owned)
+            self._players[player.name] = player
+            self.optimizers[player.name] = _optimizer(game, player)
         if not self.turns:
             raise ValueError("turns: the game has none")
-        self._frozen = {turn.name: _parameters_of_others(game, turn, owned) for turn in self.turns}
+        self._frozen = {turn.name: _parameters_of_others(game, turn, self._owned) for turn in self.turns}
         if len(self._frozen) != len(self.turns):
             raise ValueError(f"turns: names must differ, got {', '.join(turn.name for turn in self.turns)}")
 
-    def play(self, turn: Turn, batch: Batch, rng: torch.Generator, step: int) -> None:
-        """Moves the turn's players once.
+    def play(self, turn: Turn, parts: Parts, step: int) -> None:
+        """Moves the turn's players once, on the mean of the gradients of the micro-batches.
+
+        Args:
+            turn: one of `turns`.
+            parts: each micro-batch, and what makes its source of randomness, called when its loss is computed.
+            step: number of the step, for the record and the game's hook.
 
         Raises:
-            NonFiniteLossError: the loss is NaN or infinite (on the CPU; elsewhere `LossRecord.flush` finds out).
+            NonFiniteError: a loss or a gradient is NaN or infinite (on the CPU; elsewhere `LossRecord.flush` finds
+                out), unless such steps are left out.
             ValueError: the loss is missing, not a scalar, or does not require grad.
         """
+        scaler = self._precision.scaler(turn.name)
+        reported: list[Mapping[str, Tensor]] = []
         with self._others_frozen(turn):
-            with self._autocast():
-                values = turn.loss(batch, rng)
-            loss = _checked_loss(turn, values)
-            self._record.add(step, turn.name, values)
-            loss.backward()  # type: ignore[no-untyped-call]
-        for player in turn.players:
-            optimizer = self.optimizers[player]
-            optimizer.step()
-            # At once, so that one player's gradients do not take memory during the other's turn.
-            optimizer.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                self._game.after_step(player, step)
+            for batch, make_noise in parts:
+                with self._eager_if_second_order(turn), self._precision.autocast(), self._precision.penalties(scaler):
+                    values = turn.loss(batch, make_noise())
+                losses = _checked_losses(turn, values)
+                reported.append(values)
+                self._backward(losses, len(parts), scaler)
+        self._finish(turn, _mean(reported), scaler, step)
+
+    def schedule(self, progress: Progress) -> None:
+        """Sets the learning rates for the step that begins."""
+        for name, player in self._players.items():
+            factor = 1.0 if player.schedule is None else player.schedule(progress)
+            for group in self.optimizers[name].param_groups:
+                rate = group["initial_lr"] * factor
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def learning_rates(self) -> dict[str, float]:
+        """The present learning rate of each player (of its parameters without a multiplier, if there are any)."""
+        return {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self.optimizers.items()}
+
+    def forget_moments(self) -> None:
+        """Makes every optimiser as it was before its first step, but for the learning rate."""
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimisers' states by player."""
-        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        """The optimisers' states by player, and those of the loss scaling."""
+        states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        return {"players": states, "scaling": self._precision.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Loads the optimisers' states.
@@ -74,13 +121,47 @@ class TurnRunner:
         Raises:
             CheckpointError: they are not those of this game's players.
         """
-        if set(state) != set(self.optimizers):
-            raise CheckpointError(f"optimisers: the file has {sorted(state)}, the game {sorted(self.optimizers)}")
+        players = state["players"]
+        if set(players) != set(self.optimizers):
+            raise CheckpointError(f"optimisers: the file has {sorted(players)}, the game {sorted(self.optimizers)}")
         for name, optimizer in self.optimizers.items():
             try:
-                optimizer.load_state_dict(state[name])
+                optimizer.load_state_dict(players[name])
             except (ValueError, KeyError) as error:
                 raise CheckpointError(f"optimisers: the state of player {name!r} does not fit ({error})") from error
+        self._precision.load_state_dict(state["scaling"])
+
+    def _backward(self, losses: Mapping[str, Tensor], parts: int, scaler: Any) -> None:
+        remaining = len(losses)
+        for player, loss in losses.items():
+            remaining -= 1
+            scaled = loss if parts == 1 else loss / parts
+            scaled = scaled if scaler is None else scaler.scale(scaled)
+            # With losses of their own, players move along the gradient of theirs alone.
+            inputs = self._owned[player] if player else None
+            torch.autograd.backward(scaled, inputs=inputs, retain_graph=remaining > 0)
+
+    def _finish(self, turn: Turn, values: Mapping[str, Tensor], scaler: Any, step: int) -> None:
+        moving = [parameter for name in turn.players for parameter in self._owned[name]]
+        self._processes.average_gradients(moving)
+        values = self._processes.mean(values)
+        if scaler is not None:
+            for name in turn.players:
+                scaler.unscale_(self.optimizers[name])
+        finite = self._record.add(step, turn.name, values, moving, judge=scaler is None, skip=self._skip_nonfinite)
+        for name in turn.players:
+            optimizer = self.optimizers[name]
+            if finite and scaler is not None:
+                scaler.step(optimizer)
+            elif finite:
+                optimizer.step()
+            # At once, so that one player's gradients do not take memory during the other's turn.
+            optimizer.zero_grad(set_to_none=True)
+            if finite:
+                with torch.no_grad():
+                    self._game.after_step(name, step)
+        if scaler is not None:
+            scaler.update()
 
     @contextlib.contextmanager
     def _others_frozen(self, turn: Turn) -> Iterator[None]:
@@ -94,10 +175,19 @@ class TurnRunner:
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._precision == "bf16":
-            return torch.autocast(self._device.type, dtype=torch.bfloat16)
+    def _eager_if_second_order(self, turn: Turn) -> contextlib.AbstractContextManager[Any]:
+        # Compiled modules refuse second derivatives.
+        if self._compiled and turn.second_order:
+            return torch.compiler.set_stance("force_eager")  # type: ignore[no-untyped-call, no-any-return]
         return contextlib.nullcontext()
+
+
+def _optimizer(game: Game, player: Player) -> torch.optim.Optimizer:
+    optimizer = player.optimizer(player.parameter_groups(game))
+    for group in optimizer.param_groups:
+        group["initial_lr"] = float(group["lr"]) * group.pop("lr_multiplier", 1.0)
+        group["lr"] = group["initial_lr"]
+    return optimizer
 
 
 def _parameters(game: Game, player: Player, taken: Mapping[str, object]) -> list[nn.Parameter]:
@@ -120,17 +210,29 @@ def _parameters_of_others(game: Game, turn: Turn, owned: Mapping[str, list[nn.Pa
     return [parameter for parameter in game.parameters() if parameter.requires_grad and parameter not in moving]
 
 
-def _checked_loss(turn: Turn, values: Mapping[str, Tensor]) -> Tensor:
-    loss = values.get("loss")
-    if loss is None:
-        raise ValueError(f"loss: turn {turn.name!r} returned no entry 'loss', only {', '.join(values) or 'nothing'}")
+def _checked_losses(turn: Turn, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The loss of each player under its name, or the common one under an empty name."""
+    own = {f"loss/{name}": name for name in turn.players}
+    found = {"loss": ""} if "loss" in values else {key: name for key, name in own.items() if key in values}
+    missing = [key for key in own if key not in found]
+    if "loss" not in found and missing:
+        got = ", ".join(values) or "nothing"
+        wanted = "'loss'" if not found else repr(missing[0])
+        raise ValueError(f"loss: turn {turn.name!r} returned no entry {wanted}, only {got}")
     for key, value in values.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss: turn {turn.name!r} must return scalar tensors, {key!r} is of {got}")
-    if not loss.requires_grad:
-        raise ValueError(
-            f"loss: turn {turn.name!r} returned a loss that does not require grad: it does not depend on the "
-            f"parameters of {', '.join(turn.players)}, or was computed without gradients"
-        )
-    return loss.reshape(())
+    for key in found:
+        if not values[key].requires_grad:
+            raise ValueError(
+                f"loss: turn {turn.name!r} returned a loss that does not require grad: it does not depend on the "
+                f"parameters of {', '.join(turn.players)}, or was computed without gradients"
+            )
+    return {name: values[key].reshape(()) for key, name in found.items()}
+
+
+def _mean(reported: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    if len(reported) == 1:
+        return reported[0]
+    return {key: torch.stack([values[key].detach().reshape(()) for values in reported]).mean() for key in reported[0]}

@@ -7,6 +7,7 @@ from torch import nn
 from ganfuse.engine import AdversarialGame, Batch, Turn
 from ganfuse.engine.game import evaluation_mode
 from ganfuse.engine.losses import AdversarialLoss
+from ganfuse.engine.noise import Noise
 from tests.engine.toys import (
     SIZE,
     PlainDiscriminator,
@@ -20,6 +21,10 @@ from tests.engine.toys import (
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def noise(seed: int = 0) -> Noise:
+    return Noise(rng(seed))
 
 
 def batch(n: int = 6, labels: bool = True) -> Batch:
@@ -44,7 +49,7 @@ class Recorder(nn.Module):
 def test_discriminator_turn_by_hand():
     game = plain_game(loss="non-saturating").eval()
     real = batch(labels=False)
-    values = game.discriminator_loss(real, rng(3))
+    values = game.discriminator_loss(real, noise(3))
     fakes = game.generator(torch.randn(6, 4, generator=rng(3)))
     r, f = game.discriminator(real.images), game.discriminator(fakes)
     expected = nn.functional.softplus(-r).mean() + nn.functional.softplus(f).mean()
@@ -55,15 +60,15 @@ def test_discriminator_turn_by_hand():
 
 def test_discriminator_turn_leaves_the_generator_without_gradients():
     game = plain_game()
-    game.discriminator_loss(batch(labels=False), rng())["loss"].backward()
+    game.discriminator_loss(batch(labels=False), noise())["loss"].backward()
     assert all(p.grad is None for p in game.generator.parameters())
     assert all(p.grad is not None for p in game.discriminator.parameters())
 
 
 def test_one_batch_or_two_give_the_same_loss():
     apart, together = (toy_game(concatenate=value).eval() for value in (False, True))
-    for key, value in apart.discriminator_loss(batch(), rng()).items():
-        torch.testing.assert_close(together.discriminator_loss(batch(), rng())[key], value)
+    for key, value in apart.discriminator_loss(batch(), noise()).items():
+        torch.testing.assert_close(together.discriminator_loss(batch(), noise())[key], value)
 
 
 @pytest.mark.parametrize("concatenate", [False, True])
@@ -71,7 +76,7 @@ def test_labels_of_generated_images_are_drawn_independently(concatenate):
     game = AdversarialGame(
         ToyGenerator(), Recorder(ToyDiscriminator()), num_classes=3, latent_dim=4, concatenate=concatenate
     )
-    game.discriminator_loss(batch(60), rng())
+    game.discriminator_loss(batch(60), noise())
     shown = torch.cat([labels for _, labels in game.discriminator.calls])
     assert (shown[:60] == 0).all()
     assert set(shown[60:].tolist()) == {0, 1, 2}
@@ -79,21 +84,21 @@ def test_labels_of_generated_images_are_drawn_independently(concatenate):
 
 def test_generator_and_discriminator_see_the_same_labels_in_the_generator_turn():
     game = AdversarialGame(Recorder(ToyGenerator()), Recorder(ToyDiscriminator()), num_classes=3, latent_dim=4)
-    game.generator_loss(batch(), rng())
+    game.generator_loss(batch(), noise())
     assert torch.equal(game.generator.calls[0][1], game.discriminator.calls[0][1])
 
 
 def test_networks_without_labels_are_called_without():
     game = AdversarialGame(PlainGenerator(), ToyDiscriminator(), num_classes=3, latent_dim=4)
-    assert game.generator_loss(batch(), rng())["loss"].requires_grad
+    assert game.generator_loss(batch(), noise())["loss"].requires_grad
     game = AdversarialGame(ToyGenerator(), PlainDiscriminator(), num_classes=3)
-    assert game.discriminator_loss(batch(), rng())["loss"].requires_grad
+    assert game.discriminator_loss(batch(), noise())["loss"].requires_grad
 
 
 def test_own_loss():
     own = AdversarialLoss(lambda real, fake: fake.mean() - 2 * real.mean(), lambda fake: fake.mean())
     game = plain_game(loss=own).eval()
-    assert game.discriminator_loss(batch(labels=False), rng())["loss"].requires_grad
+    assert game.discriminator_loss(batch(labels=False), noise())["loss"].requires_grad
 
 
 def test_sample_is_in_eval_mode_without_grad_and_restores_modes():
@@ -121,15 +126,15 @@ def test_sample_labels():
 
 
 def test_uniform_latents_fill_their_range():
-    z = plain_game(latent="uniform").draw_latents(2000, rng())
+    z = plain_game(latent="uniform").draw_latents(2000, noise())
     assert -1 <= z.min() < -0.99
     assert 0.99 < z.max() <= 1
-    z = plain_game().draw_latents(2000, rng())
+    z = plain_game().draw_latents(2000, noise())
     assert abs(z.std().item() - 1) < 0.05
 
 
 def test_latent_shape_may_be_that_of_a_map():
-    assert plain_game(latent_dim=(4, 1, 1)).draw_latents(2, rng()).shape == (2, 4, 1, 1)
+    assert plain_game(latent_dim=(4, 1, 1)).draw_latents(2, noise()).shape == (2, 4, 1, 1)
 
 
 def test_preview_puts_classes_into_columns():
@@ -191,12 +196,12 @@ def test_images_of_the_wrong_shape_are_named():
     with pytest.raises(
         ValueError, match=r"generator: its images have shape \(6, 1, 8, 8\), those of the data \(6, 3, 8, 8\)"
     ):
-        plain_game().discriminator_loss(Batch(torch.zeros(6, 3, SIZE, SIZE)), rng())
+        plain_game().discriminator_loss(Batch(torch.zeros(6, 3, SIZE, SIZE)), noise())
 
 
 def test_data_without_labels_for_a_game_with_classes():
     with pytest.raises(ValueError, match="the data has no labels"):
-        toy_game().discriminator_loss(batch(labels=False), rng())
+        toy_game().discriminator_loss(batch(labels=False), noise())
 
 
 @pytest.mark.parametrize("field", ["every", "repeats"])
