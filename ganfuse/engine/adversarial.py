@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganfuse.engine import regularizers
 from ganfuse.engine.game import Batch, EMATarget, Game, Player, Turn, evaluation_mode
 from ganfuse.engine.losses import AdversarialLoss, adversarial_loss
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
+from ganfuse.engine.schedules import Schedule
 
 __all__ = ["AdversarialGame"]
 
@@ -38,6 +40,13 @@ class AdversarialGame(Game):
         latent: "normal", N(0, 1), or "uniform", U(-1, 1).
         concatenate: show the discriminator real and generated images in one batch rather than in two. Faster; not the
             same if it computes statistics over the batch.
+        r1_gamma, r2_gamma: weights of `regularizers.r1_penalty` on real and on generated images; 0: none.
+        wgan_gp: weight of `regularizers.wgan_gp_penalty` (Gulrajani et al. 2017: 10); 0: none.
+        dragan: weight of `regularizers.dragan_penalty` (Kodali et al. 2017: 10); 0: none.
+        penalty_interval: compute these penalties at every so many-th step only, in a turn of their own and so many
+            times as strong, with the optimiser adapted (Karras et al. 2020, StyleGAN2, appendix B: 16).
+        weight_decay: L2 penalty of both optimisers.
+        generator_schedule, discriminator_schedule: factors of the learning rates, see `ganfuse.engine.schedules`.
         name, config: see `Game`.
 
     Raises:
@@ -60,6 +69,14 @@ class AdversarialGame(Game):
         ema_warmup: bool = True,
         latent: str = "normal",
         concatenate: bool = False,
+        r1_gamma: float = 0.0,
+        r2_gamma: float = 0.0,
+        wgan_gp: float = 0.0,
+        dragan: float = 0.0,
+        penalty_interval: int = 1,
+        weight_decay: float = 0.0,
+        generator_schedule: Schedule | None = None,
+        discriminator_schedule: Schedule | None = None,
         name: str = "adversarial",
         config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -68,6 +85,13 @@ class AdversarialGame(Game):
             raise ValueError(f"latent: expected one of {', '.join(map(repr, LATENTS))}, got {latent!r}")
         if not isinstance(discriminator_steps, int) or discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected a positive whole number, got {discriminator_steps!r}")
+        self.penalties = {"r1": r1_gamma, "r2": r2_gamma, "wgan_gp": wgan_gp, "dragan": dragan}
+        for key, weight in self.penalties.items():
+            if not weight >= 0.0:
+                raise ValueError(f"{key}: expected a weight of at least 0, got {weight!r}")
+        if not isinstance(penalty_interval, int) or penalty_interval < 1:
+            raise ValueError(f"penalty_interval: expected a positive whole number, got {penalty_interval!r}")
+        self.penalty_interval = penalty_interval
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes: expected a positive number or None, got {num_classes!r}")
         if len(betas) != 2:
@@ -82,8 +106,9 @@ class AdversarialGame(Game):
         self.num_classes = num_classes
         self.concatenate = concatenate
         self.discriminator_steps = discriminator_steps
-        self._generator_adam = Adam(generator_lr, (betas[0], betas[1]))
-        self._discriminator_adam = Adam(discriminator_lr, (betas[0], betas[1]))
+        self._generator_adam = Adam(generator_lr, (betas[0], betas[1]), weight_decay=weight_decay)
+        self._discriminator_adam = Adam(discriminator_lr, (betas[0], betas[1]), weight_decay=weight_decay)
+        self._schedules = {"generator": generator_schedule, "discriminator": discriminator_schedule}
         self._ema_target = None if ema_decay is None else EMATarget("generator", ema_decay, ema_warmup)
         self._generator_takes_labels = _takes_labels(generator, "generator", num_classes)
         self._discriminator_takes_labels = _takes_labels(discriminator, "discriminator", num_classes)
@@ -93,16 +118,33 @@ class AdversarialGame(Game):
             )
 
     def players(self) -> Sequence[Player]:
+        adam = self._discriminator_adam.lazy(self.penalty_interval) if self._lazy else self._discriminator_adam
         return (
-            Player("discriminator", ("discriminator",), self._discriminator_adam),
-            Player("generator", ("generator",), self._generator_adam),
+            Player("discriminator", ("discriminator",), adam, self._schedules["discriminator"]),
+            Player("generator", ("generator",), self._generator_adam, self._schedules["generator"]),
         )
 
     def turns(self) -> Sequence[Turn]:
-        return (
-            Turn("discriminator", self.discriminator_loss, repeats=self.discriminator_steps),
+        penalised = any(self.penalties.values())
+        turns = [
+            Turn(
+                "discriminator",
+                self.discriminator_loss,
+                repeats=self.discriminator_steps,
+                second_order=penalised and not self._lazy,
+            ),
             Turn("generator", self.generator_loss),
-        )
+        ]
+        if self._lazy:
+            lazy = Turn(
+                "discriminator", self.penalty_loss, every=self.penalty_interval, name="penalty", second_order=True
+            )
+            turns.insert(1, lazy)
+        return turns
+
+    @property
+    def _lazy(self) -> bool:
+        return self.penalty_interval > 1 and any(self.penalties.values())
 
     def ema_targets(self) -> Sequence[EMATarget]:
         return () if self._ema_target is None else (self._ema_target,)
@@ -116,24 +158,69 @@ class AdversarialGame(Game):
             raise ValueError(
                 f"generator: its images have shape {tuple(fakes.shape)}, those of the data {tuple(batch.images.shape)}"
             )
+        real_labels = None if fake_labels is None else self._real_labels(batch)
         if self.concatenate:
-            labels = None if fake_labels is None else torch.cat([self._real_labels(batch), fake_labels])
+            labels = None if real_labels is None or fake_labels is None else torch.cat([real_labels, fake_labels])
             logits = self.discriminate(torch.cat([batch.images, fakes.to(batch.images.dtype)]), labels)
             real_logits, fake_logits = logits.chunk(2)
         else:
-            real_logits = self.discriminate(batch.images, None if fake_labels is None else self._real_labels(batch))
+            real_logits = self.discriminate(batch.images, real_labels)
             fake_logits = self.discriminate(fakes, fake_labels)
-        return {
+        values = {
             "loss": self.loss.discriminator(real_logits, fake_logits),
             "real_logits": real_logits.detach().float().mean(),
             "fake_logits": fake_logits.detach().float().mean(),
         }
+        if any(self.penalties.values()) and not self._lazy:
+            penalties = self._penalties(batch.images, real_labels, fakes, fake_labels, noise)
+            values["loss"] = values["loss"] + sum(penalties.values())
+            values |= {key: value.detach() for key, value in penalties.items()}
+        return values
+
+    def penalty_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """The gradient penalties alone, times `penalty_interval`: the turn that is played at every so many-th step."""
+        with torch.no_grad():
+            fake_labels = self.draw_labels(len(batch), noise)
+            needed = any(weight for key, weight in self.penalties.items() if key in ("r2", "wgan_gp"))
+            fakes = self.generate(self.draw_latents(len(batch), noise), fake_labels) if needed else batch.images
+        real_labels = None if fake_labels is None else self._real_labels(batch)
+        penalties = self._penalties(batch.images, real_labels, fakes, fake_labels, noise)
+        values = {key: value.detach() for key, value in penalties.items()}
+        return {"loss": torch.stack(list(penalties.values())).sum() * self.penalty_interval, **values}
+
+    def _penalties(
+        self, real: Tensor, real_labels: Tensor | None, fake: Tensor, fake_labels: Tensor | None, noise: Noise
+    ) -> dict[str, Tensor]:
+        """The penalties that have a weight, times it."""
+        weights = {key: weight for key, weight in self.penalties.items() if weight}
+        found: dict[str, Tensor] = {}
+        for key, images, labels in (("r1", real, real_labels), ("r2", fake, fake_labels)):
+            if key in weights:
+                leaf = images.detach().requires_grad_()
+                found[key] = weights[key] * regularizers.r1_penalty(self.discriminate(leaf, labels), leaf)
+        if "wgan_gp" in weights or "dragan" in weights:
+            mix = noise.uniform(len(real), 1, 1, 1, dtype=real.dtype).to(real.device)
+
+            def scores(images: Tensor) -> Tensor:
+                return self.discriminate(images, real_labels)
+
+            if "wgan_gp" in weights:
+                found["wgan_gp"] = weights["wgan_gp"] * regularizers.wgan_gp_penalty(scores, real, fake, mix)
+            if "dragan" in weights:
+                uniform = noise.uniform(*real.shape, dtype=real.dtype).to(real.device)
+                found["dragan"] = weights["dragan"] * regularizers.dragan_penalty(scores, real, uniform, mix)
+        return found
 
     def generator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """The generator's turn, on as many images as the batch has."""
         labels = self.draw_labels(len(batch), noise)
         fakes = self.generate(self.draw_latents(len(batch), noise), labels)
-        return {"loss": self.loss.generator(self.discriminate(fakes, labels))}
+        fake_logits = self.discriminate(fakes, labels)
+        if not self.loss.relativistic:
+            return {"loss": self.loss.generator(fake_logits)}
+        with torch.no_grad():
+            real_logits = self.discriminate(batch.images, None if labels is None else self._real_labels(batch))
+        return {"loss": self.loss.generator(fake_logits, real_logits)}
 
     def sample(
         self,

@@ -23,6 +23,8 @@ __all__ = [
     "logistic_discriminator_loss",
     "minimax_generator_loss",
     "non_saturating_generator_loss",
+    "relativistic_discriminator_loss",
+    "relativistic_generator_loss",
     "wasserstein_discriminator_loss",
     "wasserstein_generator_loss",
 ]
@@ -33,8 +35,10 @@ class AdversarialLoss(NamedTuple):
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     """(real_logits, fake_logits) to a scalar"""
-    generator: Callable[[Tensor], Tensor]
-    """fake_logits to a scalar"""
+    generator: Callable[..., Tensor]
+    """fake_logits to a scalar; (fake_logits, real_logits) to a scalar if `relativistic`"""
+    relativistic: bool = False
+    """whether the generator's loss asks for the logits of real images, too"""
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -48,9 +52,19 @@ def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
     return -_at_least_float32(fake_logits).mean()
 
 
-def logistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """−E log σ(r) − E log(1 − σ(f)). Goodfellow et al. 2014 (arXiv 1406.2661), eq. 1, with D's output σ(logit)."""
-    return F.softplus(-_at_least_float32(real_logits)).mean() + F.softplus(_at_least_float32(fake_logits)).mean()
+def logistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, real_target: float = 1.0) -> Tensor:
+    """−E log σ(r) − E log(1 − σ(f)). Goodfellow et al. 2014 (arXiv 1406.2661), eq. 1, with D's output σ(logit).
+
+    Args:
+        real_logits, fake_logits: r and f.
+        real_target: t in −t log σ(r) − (1 − t) log(1 − σ(r)). 0.9 is the one-sided label smoothing of Salimans et al.
+            2016 (arXiv 1606.03498), section 3.4.
+    """
+    real_logits, fake_logits = _at_least_float32(real_logits), _at_least_float32(fake_logits)
+    real = F.softplus(-real_logits).mean()
+    if real_target != 1.0:
+        real = real_target * real + (1.0 - real_target) * F.softplus(real_logits).mean()
+    return real + F.softplus(fake_logits).mean()
 
 
 def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
@@ -87,12 +101,33 @@ def wasserstein_generator_loss(fake_logits: Tensor) -> Tensor:
     return -_at_least_float32(fake_logits).mean()
 
 
+def relativistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """−E log σ(r − f), real images paired with generated ones. Jolicoeur-Martineau 2018 (arXiv 1807.00734), eq. 11.
+
+    With R1 and R2 penalties it is R3GAN's loss (Huang et al. 2024, arXiv 2501.05441).
+
+    Raises:
+        ValueError: the logits do not pair.
+    """
+    return F.softplus(_difference(fake_logits, real_logits)).mean()
+
+
+def relativistic_generator_loss(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    """−E log σ(f − r). Jolicoeur-Martineau 2018 (arXiv 1807.00734), eq. 12.
+
+    Raises:
+        ValueError: the logits do not pair.
+    """
+    return F.softplus(_difference(real_logits, fake_logits)).mean()
+
+
 LOSSES: dict[str, AdversarialLoss] = {
     "hinge": AdversarialLoss(hinge_discriminator_loss, hinge_generator_loss),
     "non-saturating": AdversarialLoss(logistic_discriminator_loss, non_saturating_generator_loss),
     "minimax": AdversarialLoss(logistic_discriminator_loss, minimax_generator_loss),
     "least-squares": AdversarialLoss(least_squares_discriminator_loss, least_squares_generator_loss),
     "wasserstein": AdversarialLoss(wasserstein_discriminator_loss, wasserstein_generator_loss),
+    "relativistic": AdversarialLoss(relativistic_discriminator_loss, relativistic_generator_loss, relativistic=True),
 }
 
 
@@ -107,6 +142,15 @@ def adversarial_loss(name: str) -> AdversarialLoss:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"loss: expected one of {', '.join(map(repr, LOSSES))}, got {name!r}{hint}")
     return LOSSES[name]
+
+
+def _difference(minuend: Tensor, subtrahend: Tensor) -> Tensor:
+    if minuend.shape != subtrahend.shape:
+        raise ValueError(
+            "logits: real and generated images are compared in pairs, so there must be as many; "
+            f"got {tuple(minuend.shape)} and {tuple(subtrahend.shape)}"
+        )
+    return _at_least_float32(minuend) - _at_least_float32(subtrahend)
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

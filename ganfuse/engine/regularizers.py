@@ -1,7 +1,7 @@
-"""Penalties of adversarial games, as pure functions. Each returns a scalar, in float32 at least; weights are the caller's.
+"""Penalties of adversarial games, as pure functions. Each returns a scalar, in float32 at least, without its weight.
 
-Gradient penalties are second-order: the turn that uses one is marked `second_order`. They differentiate the *sum* of the
-scores, so that each image has the gradient of its own score, as long as the discriminator does not mix images.
+Gradient penalties are second-order: the turn that uses one is marked `second_order`. They differentiate the *sum* of
+the scores, so that each image has the gradient of its own score, as long as the discriminator does not mix images.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def input_gradient(outputs: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def r1_penalty(scores: Tensor, images: Tensor) -> Tensor:
-    """½ E ‖∇ₓ D(x)‖² on real images x. Mescheder et al. 2018 (arXiv 1801.04406), eq. 9; R2 is the same on generated ones.
+    """½ E ‖∇ₓ D(x)‖² on real images x; R2 is the same on generated ones. Mescheder et al. 2018 (1801.04406), eq. 9.
 
     Args:
         scores: D(x), one or more per image.
@@ -124,7 +124,7 @@ def consistency(first: Tensor, second: Tensor) -> Tensor:
 
 
 def cutmix_mask(ratio: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
-    """Masks (B, 1, H, W): 0 in one box per image, 1 outside it. Yun et al. 2019 (CutMix, arXiv 1905.04899), eqs. 1 and 2.
+    """Masks (B, 1, H, W): 0 in one box per image, 1 outside it. Yun et al. 2019 (CutMix, 1905.04899), eqs. 1 and 2.
 
     Args:
         ratio: share of the image outside the box, (B,), from Beta(1, 1).

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ganfuse.engine.game import Batch
 from ganfuse.engine.losses import adversarial_loss
+from ganfuse.engine.noise import Noise
 from ganfuse.models import create
 
 F64 = torch.float64
@@ -70,7 +71,7 @@ def test_both_losses_train_only_what_they_should():
     game = create("sagan", num_classes=3, **TINY).train()
     batch = Batch(torch.rand(4, 1, 32, 32) * 2 - 1, torch.tensor([0, 1, 2, 0]))
     for turn in game.turns():
-        loss = turn.loss(batch, torch.Generator().manual_seed(0))["loss"]
+        loss = turn.loss(batch, Noise(torch.Generator().manual_seed(0)))["loss"]
         assert loss.isfinite()
         loss.backward()
         if turn.players == ("discriminator",):
