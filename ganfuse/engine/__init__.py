@@ -11,12 +11,20 @@ if TYPE_CHECKING:
     from ganfuse.engine.game import EMATarget as EMATarget
     from ganfuse.engine.game import Game as Game
     from ganfuse.engine.game import Player as Player
+    from ganfuse.engine.game import Stage as Stage
     from ganfuse.engine.game import Turn as Turn
     from ganfuse.engine.loading import load_run as load_run
     from ganfuse.engine.loss_record import NonFiniteError as NonFiniteError
+    from ganfuse.engine.loss_record import NonFiniteGradientError as NonFiniteGradientError
     from ganfuse.engine.loss_record import NonFiniteLossError as NonFiniteLossError
     from ganfuse.engine.loss_record import NonFiniteWeightError as NonFiniteWeightError
+    from ganfuse.engine.noise import Noise as Noise
+    from ganfuse.engine.optimizers import SGD as SGD
     from ganfuse.engine.optimizers import Adam as Adam
+    from ganfuse.engine.optimizers import RMSprop as RMSprop
+    from ganfuse.engine.options import TrainerOptions as TrainerOptions
+    from ganfuse.engine.replay_pool import ReplayPool as ReplayPool
+    from ganfuse.engine.schedules import Progress as Progress
     from ganfuse.engine.trainer import FitSummary as FitSummary
     from ganfuse.engine.trainer import Trainer as Trainer
 
@@ -35,6 +43,14 @@ _HOMES = {
     "NonFiniteWeightError": "loss_record",
     "Adam": "optimizers",
     "FitSummary": "trainer",
+    "Noise": "noise",
+    "NonFiniteGradientError": "loss_record",
+    "Progress": "schedules",
+    "RMSprop": "optimizers",
+    "ReplayPool": "replay_pool",
+    "SGD": "optimizers",
+    "Stage": "game",
+    "TrainerOptions": "options",
     "Trainer": "trainer",
 }
 __all__ = sorted(_HOMES)

@@ -12,6 +12,7 @@ from ganfuse.engine.game import Batch, EMATarget, Game, Player, Turn, evaluation
 from ganfuse.engine.losses import AdversarialLoss, adversarial_loss
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
+from ganfuse.engine.precision import at_least_float32
 from ganfuse.engine.schedules import Schedule
 
 __all__ = ["AdversarialGame"]
@@ -168,8 +169,8 @@ class AdversarialGame(Game):
             fake_logits = self.discriminate(fakes, fake_labels)
         values = {
             "loss": self.loss.discriminator(real_logits, fake_logits),
-            "real_logits": real_logits.detach().float().mean(),
-            "fake_logits": fake_logits.detach().float().mean(),
+            "real_logits": at_least_float32(real_logits.detach()).mean(),
+            "fake_logits": at_least_float32(fake_logits.detach()).mean(),
         }
         if any(self.penalties.values()) and not self._lazy:
             penalties = self._penalties(batch.images, real_labels, fakes, fake_labels, noise)

@@ -8,9 +8,10 @@ import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ganfuse.engine.precision import at_least_float32
 
 __all__ = [
     "LOSSES",
@@ -43,13 +44,13 @@ class AdversarialLoss(NamedTuple):
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """E max(0, 1 − r) + E max(0, 1 + f). Lim & Ye 2017 (arXiv 1705.02894); Miyato et al. 2018 (1802.05957), eq. 16."""
-    real_logits, fake_logits = _at_least_float32(real_logits), _at_least_float32(fake_logits)
+    real_logits, fake_logits = at_least_float32(real_logits), at_least_float32(fake_logits)
     return F.relu(1.0 - real_logits).mean() + F.relu(1.0 + fake_logits).mean()
 
 
 def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
     """−E f. Lim & Ye 2017 (arXiv 1705.02894); Miyato et al. 2018 (1802.05957), eq. 17."""
-    return -_at_least_float32(fake_logits).mean()
+    return -at_least_float32(fake_logits).mean()
 
 
 def logistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, real_target: float = 1.0) -> Tensor:
@@ -60,7 +61,7 @@ def logistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, rea
         real_target: t in −t log σ(r) − (1 − t) log(1 − σ(r)). 0.9 is the one-sided label smoothing of Salimans et al.
             2016 (arXiv 1606.03498), section 3.4.
     """
-    real_logits, fake_logits = _at_least_float32(real_logits), _at_least_float32(fake_logits)
+    real_logits, fake_logits = at_least_float32(real_logits), at_least_float32(fake_logits)
     real = F.softplus(-real_logits).mean()
     if real_target != 1.0:
         real = real_target * real + (1.0 - real_target) * F.softplus(real_logits).mean()
@@ -69,23 +70,23 @@ def logistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, rea
 
 def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
     """−E log σ(f). Goodfellow et al. 2014 (arXiv 1406.2661), section 3: the form recommended for training."""
-    return F.softplus(-_at_least_float32(fake_logits)).mean()
+    return F.softplus(-at_least_float32(fake_logits)).mean()
 
 
 def minimax_generator_loss(fake_logits: Tensor) -> Tensor:
     """E log(1 − σ(f)). Goodfellow et al. 2014 (arXiv 1406.2661), eq. 1: saturates when D rejects confidently."""
-    return -F.softplus(_at_least_float32(fake_logits)).mean()
+    return -F.softplus(at_least_float32(fake_logits)).mean()
 
 
 def least_squares_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """½ E (r − 1)² + ½ E f². Mao et al. 2017 (LSGAN, arXiv 1611.04076), eq. 9."""
-    real_logits, fake_logits = _at_least_float32(real_logits), _at_least_float32(fake_logits)
+    real_logits, fake_logits = at_least_float32(real_logits), at_least_float32(fake_logits)
     return 0.5 * (real_logits - 1.0).square().mean() + 0.5 * fake_logits.square().mean()
 
 
 def least_squares_generator_loss(fake_logits: Tensor) -> Tensor:
     """½ E (f − 1)². Mao et al. 2017 (LSGAN, arXiv 1611.04076), eq. 9."""
-    return 0.5 * (_at_least_float32(fake_logits) - 1.0).square().mean()
+    return 0.5 * (at_least_float32(fake_logits) - 1.0).square().mean()
 
 
 def wasserstein_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -93,12 +94,12 @@ def wasserstein_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> 
 
     Means something only if the critic is held to a Lipschitz constant: spectral normalisation, a penalty or clipping.
     """
-    return _at_least_float32(fake_logits).mean() - _at_least_float32(real_logits).mean()
+    return at_least_float32(fake_logits).mean() - at_least_float32(real_logits).mean()
 
 
 def wasserstein_generator_loss(fake_logits: Tensor) -> Tensor:
     """−E f. Arjovsky et al. 2017 (WGAN, arXiv 1701.07875), theorem 3."""
-    return -_at_least_float32(fake_logits).mean()
+    return -at_least_float32(fake_logits).mean()
 
 
 def relativistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -150,9 +151,4 @@ def _difference(minuend: Tensor, subtrahend: Tensor) -> Tensor:
             "logits: real and generated images are compared in pairs, so there must be as many; "
             f"got {tuple(minuend.shape)} and {tuple(subtrahend.shape)}"
         )
-    return _at_least_float32(minuend) - _at_least_float32(subtrahend)
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    # Under autocast logits come in half types, whose mean over a batch would lose most of its digits.
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return at_least_float32(minuend) - at_least_float32(subtrahend)

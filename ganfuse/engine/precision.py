@@ -9,13 +9,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-__all__ = ["PRECISIONS", "Precision", "penalty_scale"]
+__all__ = ["PRECISIONS", "Precision", "at_least_float32", "penalty_scale"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # A plain global, as a context variable would break a graph of torch.compile.
 _penalty_scale = 1.0
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half types as float32, others as they are.
+
+    Under autocast logits come in half types, whose mean over a batch would lose most of its digits.
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def penalty_scale() -> float:

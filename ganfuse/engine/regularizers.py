@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ganfuse.engine.precision import penalty_scale
+from ganfuse.engine.precision import at_least_float32, penalty_scale
 from ganfuse.kernels import no_weight_gradients
 
 __all__ = [
@@ -42,13 +42,14 @@ def input_gradient(outputs: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
         raise ValueError("outputs: they do not require grad, so there is no gradient to penalise")
     scale = penalty_scale()
     with torch.autocast(outputs.device.type, enabled=False), no_weight_gradients():
-        total = outputs.float().sum() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs.sum()
-        found = torch.autograd.grad(total * scale, list(inputs), create_graph=True, allow_unused=True)
+        found = torch.autograd.grad(
+            at_least_float32(outputs).sum() * scale, list(inputs), create_graph=True, allow_unused=True
+        )
         gradients = []
         for gradient in found:
             if gradient is None:
                 raise ValueError("inputs: the outputs do not depend on one of them")
-            wide = gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
+            wide = at_least_float32(gradient)
             gradients.append(wide / scale if scale != 1.0 else wide)
     return gradients
 
@@ -75,7 +76,8 @@ def wgan_gp_penalty(
         mix: uniform in [0, 1), (B, 1, 1, 1).
         target: the norm that is not penalised (ProGAN's 1).
     """
-    between = torch.lerp(real.detach(), fake.detach(), mix).requires_grad_()
+    # Generated images come in a half type under autocast.
+    between = torch.lerp(real.detach(), fake.detach().to(real.dtype), mix.to(real.dtype)).requires_grad_()
     (gradient,) = input_gradient(discriminator(between), [between])
     return (_norms(gradient) / target - 1.0).square().mean()
 
@@ -97,7 +99,7 @@ def dragan_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, unif
 
 def drift(scores: Tensor) -> Tensor:
     """E D(x)²: keeps a critic's scores near zero. Karras et al. 2018 (ProGAN, arXiv 1710.10196), appendix A.1."""
-    return scores.float().square().mean() if scores.dtype in (torch.float16, torch.bfloat16) else scores.square().mean()
+    return at_least_float32(scores).square().mean()
 
 
 def path_length(images: Tensor, styles: Tensor, noise: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,7 @@ def path_length(images: Tensor, styles: Tensor, noise: Tensor, mean: Tensor) -> 
 
 def consistency(first: Tensor, second: Tensor) -> Tensor:
     """E (D(T(x)) − D(x))². Zhang et al. 2020 (CR-GAN, arXiv 1910.12027), eq. 2; U-Net GAN's has CutMix for T."""
-    return (first - second).square().mean()
+    return (at_least_float32(first) - at_least_float32(second)).square().mean()
 
 
 def cutmix_mask(ratio: Tensor, centre: Tensor, height: int, width: int) -> Tensor:

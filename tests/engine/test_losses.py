@@ -89,6 +89,7 @@ def test_half_logits_are_averaged_in_float32(name):
 
 def test_unknown_name_lists_the_names():
     with pytest.raises(
-        ValueError, match=r"loss: expected one of 'hinge'.*'wasserstein', 'relativistic', got 'hing' \(did you mean 'hinge'"
+        ValueError,
+        match=r"loss: expected one of 'hinge'.*'wasserstein', 'relativistic', got 'hing' \(did you mean 'hinge'",
     ):
         adversarial_loss("hing")
