@@ -36,6 +36,7 @@ class Precision(str, Enum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"
 
 
 def train(
@@ -76,8 +77,10 @@ def train(
     """Train a model.
 
     Settings for --set and --config: those of the trainer (checkpoint_every, sample_every, log_every, num_samples, flip,
-    deterministic, tensorboard...), of the data (channels, on_bad_image) and of the model (width, generator_lr...). An
-    unknown one is answered with the list.
+    kimg, accumulation, channels_last, on_nonfinite, deterministic, tensorboard...), of the data (channels,
+    on_bad_image) and of the model (width, generator_lr...). An unknown one is answered with the list.
+
+    On several GPUs or machines: torchrun --nproc-per-node 8 -m ganfuse train ... . The batch is divided among them.
 
     Ctrl-C saves and stops; --resume goes on from there, with the same result as if nothing had happened.
     """
@@ -129,6 +132,7 @@ def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite
     from ganfuse.engine import Trainer
     from ganfuse.engine.data import open_dataset
     from ganfuse.engine.options import option_names
+    from ganfuse.engine.processes import Processes
     from ganfuse.models import model_info
 
     info = model_info(str(flat["model"]))
@@ -137,7 +141,9 @@ def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite
         torch.set_num_threads(threads)
     source, out = settings.subjects["data"], Path(settings.subjects["out"])
     settings.data.setdefault("resolution", _default_resolution(source, info.resolutions))
-    data = open_dataset(source, **settings.data)
+    processes = Processes.join(settings.trainer.get("device", "auto"))
+    with processes.first_one_first():
+        data = open_dataset(source, **settings.data)
     torch.manual_seed(_seed(settings))
     game = _create_game(info.name, info.config, settings, data)
     try:
@@ -147,8 +153,13 @@ def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite
             f"{out} already holds a run" if out.is_dir() else f"{out} is a file",
             hint="--resume goes on with it, --overwrite replaces it, --out chooses another folder",
         ) from error
-    typer.echo(f"Training {info.name} on {source}: {_describe(data, game)}, on {trainer.device}", err=True)
-    _conclude(trainer.fit(), info.name, source, total=trainer.options.steps)
+    if processes.is_first:
+        where = f"{trainer.device}" if processes.count == 1 else f"{processes.count} processes"
+        typer.echo(f"Training {info.name} on {source}: {_describe(data, game)}, on {where}", err=True)
+    summary = trainer.fit()
+    processes.leave()
+    if processes.is_first:
+        _conclude(summary, info.name, source, total=trainer.options.steps)
 
 
 def _default_resolution(source: str, supported: tuple[int, ...]) -> int:

@@ -1,14 +1,18 @@
 """The processes of a distributed run (started by `torchrun`), or the single one of any other."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ganfuse.engine.layers import BatchNormAct2d, ConditionalBatchNorm2d
 from ganfuse.engine.noise import Shard
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "synchronise_statistics"]
 
 
 class Processes:
@@ -23,6 +27,31 @@ class Processes:
         together = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if together else 0
         self.count = dist.get_world_size() if together else 1
+
+    @classmethod
+    def join(cls, device: str | torch.device = "auto") -> "Processes":
+        """All processes that `torchrun` has started with this one, over NCCL for GPUs and gloo for CPUs.
+
+        Joins them if that was not done yet. Without `torchrun`, this process alone.
+        """
+        started = dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized()
+        if started and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            gpu = str(device).startswith("cuda") or (str(device) == "auto" and torch.cuda.is_available())
+            if gpu:
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group("nccl" if gpu else "gloo")
+        return cls()
+
+    @staticmethod
+    def leave() -> None:
+        """Parts from the other processes, if they were joined."""
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+    @staticmethod
+    def was_restarted() -> bool:
+        """Whether `torchrun --max-restarts` has started the processes again after one of them had failed."""
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     @property
     def is_first(self) -> bool:
@@ -75,7 +104,39 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
+    @contextmanager
+    def first_one_first(self) -> Iterator[None]:
+        """Inside, the first process works before the others do: it downloads, they find what it has downloaded."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
     def wait(self) -> None:
         """Until all processes have come here."""
         if self.count > 1:
             dist.barrier()
+
+
+def synchronise_statistics(model: nn.Module) -> None:
+    """Makes batch normalisation compute its statistics over all processes, as one process would over the whole batch.
+
+    That concerns the layers of this library. PyTorch's own cannot be differentiated twice when they are synchronised,
+    so they are left as they are, with a warning.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    foreign = []
+    for name, module in model.named_modules():
+        if isinstance(module, BatchNormAct2d | ConditionalBatchNorm2d):
+            if module.process_group is None:
+                module.process_group = dist.group.WORLD
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
+            foreign.append(name)
+    if foreign:
+        warnings.warn(
+            f"{foreign[0]} and {len(foreign) - 1} more layers of torch.nn normalise over the batch of one process; "
+            "ganfuse.BatchNormAct2d.from_torch makes layers of them that normalise over that of all",
+            stacklevel=2,
+        )

@@ -21,7 +21,7 @@ from ganfuse.engine.metrics_log import MetricsLog
 from ganfuse.engine.noise import Noise, Shard
 from ganfuse.engine.options import TrainerOptions, resolve_device
 from ganfuse.engine.precision import Precision
-from ganfuse.engine.processes import Processes
+from ganfuse.engine.processes import Processes, synchronise_statistics
 from ganfuse.engine.progress import TrainingProgress
 from ganfuse.engine.run_config import describe_run
 from ganfuse.engine.run_folder import RunFolder
@@ -99,9 +99,11 @@ class Trainer:
         hooks: Sequence[Callable[["Trainer"], None]] = (),
         **options: Any,
     ) -> None:
+        if Processes.was_restarted():
+            options |= {"resume": True, "overwrite": False}
         self.options = TrainerOptions.of(options, also=("out", "hooks"))
+        self.processes = Processes.join(self.options.device)
         self.device = resolve_device(self.options.device)
-        self.processes = Processes()
         if isinstance(data, str | os.PathLike):
             data = _open_for(game, data)
         self.run = RunFolder(out)
@@ -111,6 +113,8 @@ class Trainer:
         game.check_data(data)
         self.options.check_batch(self.options.batch_size, self.processes.count)
         self.game = game.to(self.device)
+        synchronise_statistics(self.game)
+        self.processes.share(value for value in self.game.state_dict().values() if isinstance(value, Tensor))
         if self.options.channels_last:
             self.game.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data = data
@@ -325,8 +329,6 @@ class Trainer:
             self._saved_at = self.step if self.record.checkpoint else -1
         if self.processes.is_first:
             self.run.write_config(self._config)
-        self.processes.share(self.game.state_dict().values())
-        self.processes.share(value for average in self.averages.values() for value in average.state_dict().values())
         self._opened = True
         return notice
 
