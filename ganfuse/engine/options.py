@@ -33,6 +33,10 @@ class TrainerOptions:
         precision: "fp32"; or "bf16", "fp16": losses are computed under autocast, weights stay float32.
         channels_last: memory format of images and of the convolutions' weights.
         compile: run the networks through `torch.compile`, except in turns whose losses contain gradients.
+        activation_checkpointing: keep only the inputs of the networks' blocks for the backward pass, which computes the
+            rest again: less memory, about a third more time.
+        shard_optimizer: in a distributed run, each process keeps the optimiser's state of a part of the parameters and
+            updates those (ZeRO-1, Rajbhandari et al. 2020, arXiv 1910.02054).
         flip: mirror real images left to right at random.
         checkpoint_every: steps between checkpoints; 0 saves only at the end. There is always one at the end.
         sample_every: steps between sample grids; 0 draws one only at the end.
@@ -60,6 +64,8 @@ class TrainerOptions:
     precision: str = "fp32"
     channels_last: bool = False
     compile: bool = False
+    activation_checkpointing: bool = False
+    shard_optimizer: bool = False
     flip: bool = False
     checkpoint_every: int = 1000
     sample_every: int = 500

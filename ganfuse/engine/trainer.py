@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganfuse.engine.activation_checkpointing import checkpoint_activations
 from ganfuse.engine.batches import BatchSource, ImageData, check_image_data
 from ganfuse.engine.determinism import deterministic_algorithms
 from ganfuse.engine.ema import EMA, averaged_weights
@@ -132,9 +133,16 @@ class Trainer:
             self.record,
             processes=self.processes,
             compiled=self.options.compile,
+            shard_optimizer=self.options.shard_optimizer,
             skip_nonfinite=self.options.on_nonfinite == "skip",
         )
         self.averages = {target.module: EMA.of(target, game) for target in game.ema_targets()}
+        # After the averages, which are copies of the networks as they are.
+        for name in self.turn_runner.networks:
+            if self.options.activation_checkpointing:
+                checkpoint_activations(game.get_submodule(name))
+            if self.options.compile:
+                game.get_submodule(name).compile()
         self.batches = BatchSource(
             data,
             seed=self.options.seed,

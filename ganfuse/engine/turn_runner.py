@@ -14,6 +14,7 @@ from ganfuse.engine.noise import Noise
 from ganfuse.engine.precision import Precision
 from ganfuse.engine.processes import Processes
 from ganfuse.engine.schedules import Progress
+from ganfuse.engine.sharded_optimizer import complete_state, sharded_optimizer
 
 __all__ = ["TurnRunner"]
 
@@ -30,6 +31,7 @@ class TurnRunner:
         record: told every turn's losses, before the backward pass, and the size of its gradients.
         processes: those that play together; by default this one alone.
         compiled: modules of the game are compiled; turns with second-order losses run them uncompiled.
+        shard_optimizer: with several processes, each holds the optimiser's state of a part of the parameters.
         skip_nonfinite: leave out a step whose loss or gradients are not finite, in place of an error.
 
     Raises:
@@ -44,6 +46,7 @@ class TurnRunner:
         *,
         processes: Processes | None = None,
         compiled: bool = False,
+        shard_optimizer: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
         self.turns = tuple(game.turns())
@@ -59,7 +62,8 @@ class TurnRunner:
         for player in game.players():
             self._owned[player.name] = _parameters(game, player, taken=self._owned)
             self._players[player.name] = player
-            self.optimizers[player.name] = _optimizer(game, player)
+            sharded = shard_optimizer and self._processes.count > 1
+            self.optimizers[player.name] = _optimizer(game, player, sharded=sharded)
         if not self.turns:
             raise ValueError("turns: the game has none")
         self._frozen = {turn.name: _parameters_of_others(game, turn, self._owned) for turn in self.turns}
@@ -110,9 +114,14 @@ class TurnRunner:
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
 
+    @property
+    def networks(self) -> list[str]:
+        """The names of the modules that the players move, each once."""
+        return list(dict.fromkeys(name for player in self._players.values() for name in player.modules))
+
     def state_dict(self) -> dict[str, Any]:
-        """The optimisers' states by player, and those of the loss scaling."""
-        states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        """The optimisers' states by player, and those of the loss scaling. Complete in the first process only."""
+        states = {name: complete_state(optimizer, self._processes) for name, optimizer in self.optimizers.items()}
         return {"players": states, "scaling": self._precision.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -182,11 +191,12 @@ class TurnRunner:
         return contextlib.nullcontext()
 
 
-def _optimizer(game: Game, player: Player) -> torch.optim.Optimizer:
-    optimizer = player.optimizer(player.parameter_groups(game))
-    for group in optimizer.param_groups:
-        group["initial_lr"] = float(group["lr"]) * group.pop("lr_multiplier", 1.0)
-        group["lr"] = group["initial_lr"]
+def _optimizer(game: Game, player: Player, *, sharded: bool) -> torch.optim.Optimizer:
+    groups = player.parameter_groups(game)
+    factors = [group.pop("lr_multiplier") for group in groups]
+    optimizer = sharded_optimizer(groups, player.optimizer) if sharded else player.optimizer(groups)
+    for group, factor in zip(optimizer.param_groups, factors):
+        group["initial_lr"] = group["lr"] = float(group["lr"]) * factor
     return optimizer
 
 

@@ -67,7 +67,7 @@ def train(out, **options):
     return trainer
 
 
-def _worker(rank, count, folder):
+def _worker(rank, count, folder, options):
     torch.set_num_threads(1)
     os.environ["RANK"] = str(rank)
     dist.init_process_group(
@@ -77,7 +77,9 @@ def _worker(rank, count, folder):
         world_size=count,
         timeout=datetime.timedelta(seconds=120),
     )
-    trainer = train(f"{folder}/run", checkpoint_every=7, flip=True)
+    # In two parts, so that what was saved is also loaded.
+    train(f"{folder}/run", checkpoint_every=7, flip=True, steps=9, **options)
+    trainer = train(f"{folder}/run", checkpoint_every=7, flip=True, resume=True, **options)
     torch.save(trainer.game.state_dict(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -88,9 +90,16 @@ def alone(tmp_path_factory):
     return train(folder, flip=True), folder
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_compute_what_one_does(alone, tmp_path, count):
-    mp.spawn(_worker, args=(count, str(tmp_path)), nprocs=count)
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (2, {}),
+        pytest.param(4, {}, marks=pytest.mark.slow),
+        pytest.param(2, {"shard_optimizer": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_processes_compute_what_one_does(alone, tmp_path, count, options):
+    mp.spawn(_worker, args=(count, str(tmp_path), options), nprocs=count)
     trainer, folder = alone
     expected = trainer.game.state_dict()
     for rank in range(count):
