@@ -115,6 +115,8 @@ class Turn:
         when: at which steps the turn is played, as a function of the step's number, in place of `every`.
         second_order: the loss contains gradients (a gradient penalty, a latent step), so it must be computed without
             `torch.compile`.
+        capturable: the loss can become a CUDA graph: it reads no number back from the device, and decides nothing in
+            Python that changes from step to step within a stage.
     """
 
     player: str | tuple[str, ...]
@@ -124,6 +126,7 @@ class Turn:
     name: str = ""
     when: Callable[[int], bool] | None = None
     second_order: bool = False
+    capturable: bool = True
 
     def __post_init__(self) -> None:
         for entry in ("every", "repeats"):

@@ -33,6 +33,8 @@ class TrainerOptions:
         precision: "fp32"; or "bf16", "fp16": losses are computed under autocast, weights stay float32.
         channels_last: memory format of images and of the convolutions' weights.
         compile: run the networks through `torch.compile`, except in turns whose losses contain gradients.
+        cuda_graphs: replay the forward and backward pass of each turn as one CUDA graph, which saves the time of
+            launching kernels one by one. For GPUs, batches of one size, fp32 and bf16, without accumulation.
         activation_checkpointing: keep only the inputs of the networks' blocks for the backward pass, which computes the
             rest again: less memory, about a third more time.
         shard_optimizer: in a distributed run, each process keeps the optimiser's state of a part of the parameters and
@@ -64,6 +66,7 @@ class TrainerOptions:
     precision: str = "fp32"
     channels_last: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
     activation_checkpointing: bool = False
     shard_optimizer: bool = False
     flip: bool = False
@@ -122,6 +125,9 @@ class TrainerOptions:
         counts = self.accumulation if isinstance(self.accumulation, Mapping) else {"": self.accumulation}
         for name, count in counts.items():
             _require_int(f"accumulation{f' of {name}' if name else ''}", count, 1)
+
+        if self.cuda_graphs and (self.precision == "fp16" or max(counts.values()) > 1):
+            raise ValueError("cuda_graphs: cannot be combined with precision='fp16' or accumulation")
 
     def accumulation_of(self, turn: Turn) -> int:
         """Into how many micro-batches a turn's batch is cut."""

@@ -105,6 +105,8 @@ class Trainer:
         self.options = TrainerOptions.of(options, also=("out", "hooks"))
         self.processes = Processes.join(self.options.device)
         self.device = resolve_device(self.options.device)
+        if self.options.cuda_graphs and self.device.type != "cuda":
+            raise ValueError(f"cuda_graphs: they exist on NVIDIA and AMD GPUs, and the device is {self.device}")
         if isinstance(data, str | os.PathLike):
             data = _open_for(game, data)
         self.run = RunFolder(out)
@@ -134,6 +136,7 @@ class Trainer:
             processes=self.processes,
             compiled=self.options.compile,
             shard_optimizer=self.options.shard_optimizer,
+            cuda_graphs=self.options.cuda_graphs,
             skip_nonfinite=self.options.on_nonfinite == "skip",
         )
         self.averages = {target.module: EMA.of(target, game) for target in game.ema_targets()}
@@ -291,6 +294,7 @@ class Trainer:
         options.check_batch(batch_size, self.processes.count)
         if self.phase is not None and stage.phase != self.phase:
             self.turn_runner.forget_moments()
+            self.turn_runner.forget_graphs()
         self.phase = stage.phase
         self.step += 1
         self.global_randomness.reseed("step", self.step, self.rollbacks, self.processes.rank)

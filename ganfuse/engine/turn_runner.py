@@ -15,6 +15,7 @@ from ganfuse.engine.precision import Precision
 from ganfuse.engine.processes import Processes
 from ganfuse.engine.schedules import Progress
 from ganfuse.engine.sharded_optimizer import complete_state, sharded_optimizer
+from ganfuse.engine.turn_graphs import TurnGraph, Work
 
 __all__ = ["TurnRunner"]
 
@@ -32,6 +33,7 @@ class TurnRunner:
         processes: those that play together; by default this one alone.
         compiled: modules of the game are compiled; turns with second-order losses run them uncompiled.
         shard_optimizer: with several processes, each holds the optimiser's state of a part of the parameters.
+        cuda_graphs: capture the forward and backward pass of turns that can be captured.
         skip_nonfinite: leave out a step whose loss or gradients are not finite, in place of an error.
 
     Raises:
@@ -47,6 +49,7 @@ class TurnRunner:
         processes: Processes | None = None,
         compiled: bool = False,
         shard_optimizer: bool = False,
+        cuda_graphs: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
         self.turns = tuple(game.turns())
@@ -57,6 +60,8 @@ class TurnRunner:
         self._processes = processes or Processes()
         self._compiled = compiled
         self._skip_nonfinite = skip_nonfinite
+        self._cuda_graphs = cuda_graphs
+        self._turn_graphs: dict[tuple[str, torch.Size], TurnGraph] = {}
         self._players: dict[str, Player] = {}
         self._owned: dict[str, list[nn.Parameter]] = {}
         for player in game.players():
@@ -84,14 +89,11 @@ class TurnRunner:
             ValueError: the loss is missing, not a scalar, or does not require grad.
         """
         scaler = self._precision.scaler(turn.name)
-        reported: list[Mapping[str, Tensor]] = []
         with self._others_frozen(turn):
-            for batch, make_noise in parts:
-                with self._eager_if_second_order(turn), self._precision.autocast(), self._precision.penalties(scaler):
-                    values = turn.loss(batch, make_noise())
-                losses = _checked_losses(turn, values)
-                reported.append(values)
-                self._backward(losses, len(parts), scaler)
+            reported = [
+                self._work(turn, batch.images.shape, len(parts), scaler)(batch, make_noise())
+                for batch, make_noise in parts
+            ]
         self._finish(turn, _mean(reported), scaler, step)
 
     def schedule(self, progress: Progress) -> None:
@@ -139,6 +141,27 @@ class TurnRunner:
             except (ValueError, KeyError) as error:
                 raise CheckpointError(f"optimisers: the state of player {name!r} does not fit ({error})") from error
         self._precision.load_state_dict(state["scaling"])
+
+    def forget_graphs(self) -> None:
+        """Captures turns anew from here on: what is frozen in their graphs may have changed."""
+        self._turn_graphs.clear()
+
+    def _work(self, turn: Turn, shape: torch.Size, parts: int, scaler: Any) -> Work:
+        """What computes the losses of a micro-batch and adds to the gradients."""
+
+        def work(batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
+            with self._eager_if_second_order(turn), self._precision.autocast(), self._precision.penalties(scaler):
+                values = turn.loss(batch, noise)
+            self._backward(_checked_losses(turn, values), parts, scaler)
+            return values
+
+        if not (self._cuda_graphs and turn.capturable):
+            return work
+        key = (turn.name, shape)
+        if key not in self._turn_graphs:
+            moving = [parameter for name in turn.players for parameter in self._owned[name]]
+            self._turn_graphs[key] = TurnGraph(turn.name, work, moving)
+        return self._turn_graphs[key]
 
     def _backward(self, losses: Mapping[str, Tensor], parts: int, scaler: Any) -> None:
         remaining = len(losses)

@@ -340,3 +340,27 @@ def test_float16_backs_off_where_gradients_overflow(tmp_path):
     trainer = train(game, tmp_path, precision="fp16", steps=2)
     assert trainer.turn_runner.state_dict()["scaling"]["a"]["scale"] == 65536.0 / 4
     assert game.values() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cuda_graphs": True}, "cuda_graphs: they exist on NVIDIA and AMD GPUs, and the device is cpu"),
+        ({"cuda_graphs": True, "precision": "fp16"}, "cuda_graphs: cannot be combined with precision='fp16'"),
+        ({"cuda_graphs": True, "accumulation": {"a": 2}}, "cuda_graphs: cannot be combined"),
+        ({"on_nonfinite": "hope"}, "on_nonfinite: expected one of 'stop', 'skip', 'rollback', got 'hope'"),
+        ({"kimg": 0}, "kimg: expected thousands of images above 0 or None, got 0"),
+        ({"activation_checkpointing": True}, "Linear has no blocks"),
+    ],
+)
+def test_bad_options(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        train(Weights(lambda game: [Turn("a", recorded(game, "a"))]), tmp_path, **options)
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_losses_and_penalties_run_uncompiled(tmp_path):
+    options = {"r1_gamma": 1.0, "penalty_interval": 2}
+    straight = train(double_game(**options), tmp_path / "straight")
+    compiled = train(double_game(**options), tmp_path / "compiled", compile=True)
+    torch.testing.assert_close(weights_of(compiled.game), weights_of(straight.game), rtol=1e-9, atol=1e-9)
