@@ -6,6 +6,7 @@ that would have come next, whatever the number of workers and processes.
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from ganfuse.engine.game import Batch
 from ganfuse.engine.noise import Noise, Shard
 from ganfuse.engine.seeding import make_generator
 
-__all__ = ["BatchSource", "ImageData", "ImageOrder", "check_image_data"]
+__all__ = ["BatchSource", "ImageData", "ImageOrder", "check_image_data", "dead_workers_named"]
 
 # What an item may hold, and where it goes in a batch.
 _FIELDS = {
@@ -222,6 +223,26 @@ def check_image_data(data: ImageData) -> None:
         for image in images:
             if image.dtype != torch.uint8 or image.ndim != 3:
                 raise ValueError(f"data: expected images uint8 (C, H, W), got {image.dtype} {tuple(image.shape)}")
+
+
+@contextmanager
+def dead_workers_named() -> Iterator[None]:
+    """Inside, the death of a process that reads images becomes an error that says so.
+
+    PyTorch reports it from a signal handler, that is, out of whatever line is being run at that moment.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and "DataLoader worker" not in str(cause):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise RuntimeError(
+            f"data: a process that reads images has died ({cause}); too little memory is a common reason (fewer "
+            "workers need less), and with workers=0 an error in the data set shows itself"
+        ) from error
 
 
 def _unpaired_domains(data: Any) -> tuple[Any, ...]:

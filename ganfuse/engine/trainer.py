@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ganfuse.engine.activation_checkpointing import checkpoint_activations
-from ganfuse.engine.batches import BatchSource, ImageData, check_image_data
+from ganfuse.engine.batches import BatchSource, ImageData, check_image_data, dead_workers_named
 from ganfuse.engine.determinism import deterministic_algorithms
 from ganfuse.engine.ema import EMA, averaged_weights
 from ganfuse.engine.game import Batch, Game, Stage, Turn, evaluation_mode
@@ -181,12 +181,14 @@ class Trainer:
         Raises:
             NonFiniteError: a loss, gradient or weight is NaN or infinite; nothing of that state is saved. Option
                 `on_nonfinite` can leave out such steps, or go back to the last checkpoint.
+            RuntimeError: a process that reads images has died.
             CheckpointError: a checkpoint cannot be written, or the one to resume from is damaged or does not fit.
         """
         notice = self._open()
         began, first = time.monotonic(), self.images
         self._stop_reason = ""
         with ExitStack() as stack:
+            stack.enter_context(dead_workers_named())
             stack.callback(self.batches.close)
             if self.options.deterministic:
                 stack.enter_context(deterministic_algorithms())
