@@ -1,0 +1,24 @@
+"""Mirroring left to right."""
+
+import torch
+from torch import Tensor
+
+from ganfuse.engine.augment.draws import Draws, check_probability
+
+
+def horizontal_flip(images: Tensor, *, probability: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
+    """Each image mirrored left to right with the given probability.
+
+    Args:
+        images: ``(B, C, H, W)`` of any type. For pairs that must be mirrored together, concatenate their channels.
+        probability: for each image.
+        generator: on the images' device; None takes PyTorch's global one.
+
+    Raises:
+        ValueError: another shape, or no probability.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images: expected (B, C, H, W), got shape {tuple(images.shape)}")
+    check_probability("probability", probability)
+    mirrored = Draws(images, generator, torch.float32).uniform() < probability
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
