@@ -12,7 +12,7 @@ from ganfuse.commands._errors import CommandError
 #: What names the run rather than tuning it.
 SUBJECTS = ("model", "data", "out")
 #: Passed to `open_dataset`.
-DATA_KEYS = ("resolution", "channels", "on_bad_image", "cache", "split")
+DATA_KEYS = ("resolution", "channels", "on_bad_image", "cache", "split", "resize", "max_images")
 # Of the trainer's options these belong to one call, not to the run; a configuration does not set them.
 PER_CALL = ("resume", "overwrite", "progress")
 

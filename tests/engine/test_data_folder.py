@@ -13,16 +13,11 @@ import torch
 from PIL import Image
 
 from ganfuse.engine.data import UnreadableImageError, open_dataset
-from ganfuse.engine.data.folder import DecodeOnAccess
+from ganfuse.engine.data.decoders import DecodeOnAccess
 from ganfuse.engine.data.image_decoding import decode_image
+from tests.engine.pictures import RED, noise, save, truncate
 
-RED, WHITE = (255, 0, 0), (255, 255, 255)
-
-
-def save(path: Path, color: tuple[int, int, int] | int = RED, size: tuple[int, int] = (8, 8)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L" if isinstance(color, int) else "RGB", size, color).save(path)
-    return path
+WHITE = (255, 255, 255)
 
 
 def pixel(path: Path, channels: int = 3) -> tuple[int, ...]:
@@ -32,18 +27,6 @@ def pixel(path: Path, channels: int = 3) -> tuple[int, ...]:
     assert image.dtype == torch.uint8
     assert (image == image[:, :1, :1]).all()
     return tuple(image[:, 0, 0].tolist())
-
-
-def truncate(path: Path, keep: float = 0.5) -> Path:
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * keep)])
-    return path
-
-
-def noise(path: Path, size: int = 64) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)).save(path)
-    return path
 
 
 # Classes and order
@@ -271,10 +254,35 @@ def test_float_tiff_in_unit_range_only(tmp_path: Path) -> None:
             decode_image(path, resolution=4, channels=1)
 
 
-def test_of_an_animation_the_first_picture(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (8, 8), color) for color in (RED, (0, 0, 255))]
-    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    assert pixel(tmp_path / "x.gif") == RED
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_of_several_pictures_in_a_file_the_first(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in (RED, (0, 0, 255), (0, 255, 0))]
+    path = tmp_path / f"x.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {}))
+    with Image.open(path) as image:
+        assert getattr(image, "n_frames", 1) == 3
+    assert pixel(path) == RED
+
+
+def test_one_colour_declared_transparent(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    for mode, color in (("L", 7), ("RGB", RED)):
+        Image.new(mode, (8, 8), color).save(path, transparency=color)
+        assert pixel(path) == WHITE
+        Image.new(mode, (8, 8), color).save(path, transparency=9 if mode == "L" else (1, 2, 3))
+        assert pixel(path) == (RED if mode == "RGB" else (7, 7, 7))
+    # A palette whose entries have an opacity each.
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.save(path, transparency=bytes([255, 128]))
+    assert pixel(path) == pytest.approx((255, 127, 127), abs=1)
+
+
+def test_a_picture_too_large_to_be_meant_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "x.png", size=(64, 64))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnreadableImageError, match=r"x\.png: Image size \(4096 pixels\) exceeds limit"):
+        open_dataset(tmp_path, resolution=4)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

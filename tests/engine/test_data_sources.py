@@ -114,7 +114,9 @@ def test_wrong_arguments(arguments: dict[str, object], message: str) -> None:
     ("source", "meant"), [("digit", "digits"), ("fashion_mnist", "fashion-mnist"), ("Fashion-MNIST", "fashion-mnist")]
 )
 def test_misspelt_source_names_the_nearest(source: str, meant: str) -> None:
-    with pytest.raises(FileNotFoundError, match=f"neither a name .* nor an existing folder. Did you mean '{meant}'"):
+    with pytest.raises(
+        FileNotFoundError, match=f"neither a name .* nor an existing folder or zip archive. Did you mean '{meant}'"
+    ):
         open_dataset(source, resolution=32)
 
 

@@ -1,6 +1,7 @@
 """The data set that every source becomes: uint8 images and integer labels, addressed by index."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -79,12 +80,60 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         assert self._load is not None
         return self._load(index), int(self.labels[index])
 
+    def subset(self, indices: Sequence[int] | Tensor) -> "ImageDataset":
+        """A data set of these images, in this order, with the same classes.
+
+        Raises:
+            ValueError: no index, or one that is out of range.
+        """
+        chosen = checked_indices(indices, len(self), self.name)
+        images, load = None, None
+        if self.images is not None:
+            # Gray images shown as three equal channels are stored once; they stay so.
+            stored = self.images[:, :1] if self.images.stride(1) == 0 else self.images
+            images = stored[chosen].expand(-1, self.channels, -1, -1)
+        else:
+            assert self._load is not None
+            load = LoadChosen(self._load, chosen)
+        return ImageDataset(
+            name=self.name,
+            labels=self.labels[chosen],
+            class_names=self.class_names,
+            channels=self.channels,
+            resolution=self.resolution,
+            load=load,
+            images=images,
+        )
+
     def __repr__(self) -> str:
         return (
             f"ImageDataset({self.name!r}: {len(self)} images of {self.channels}×{self.resolution}×{self.resolution}, "
             f"{self.num_classes} {'class' if self.num_classes == 1 else 'classes'}, "
             f"{'in memory' if self.images is not None else 'loaded on access'})"
         )
+
+
+@dataclass(frozen=True)
+class LoadChosen:
+    """Loads some of what ``load`` can: number ``index`` of the ``indices``."""
+
+    load: Callable[[int], Tensor]
+    indices: Tensor
+
+    def __call__(self, index: int) -> Tensor:
+        return self.load(int(self.indices[index]))
+
+
+def checked_indices(indices: Sequence[int] | Tensor, length: int, name: str) -> Tensor:
+    """The indices as int64, each in ``0 .. length - 1``; a ValueError if there is none, or another."""
+    chosen = torch.as_tensor(indices, dtype=torch.int64)
+    if chosen.ndim != 1 or len(chosen) == 0:
+        raise ValueError(f"indices: data set {name!r} needs at least one, in one dimension; got {tuple(chosen.shape)}")
+    if int(chosen.min()) < 0 or int(chosen.max()) >= length:
+        raise ValueError(
+            f"indices: data set {name!r} has 0..{length - 1}, got {int(chosen.min())}..{int(chosen.max())}"
+        )
+    return chosen
 
 
 def fits_in_memory(num_images: int, channels: int, resolution: int) -> bool:

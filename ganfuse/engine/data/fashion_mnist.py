@@ -63,6 +63,22 @@ def open_fashion_mnist(
         ValueError: unknown split, or a file whose checksum is wrong.
         FileNotFoundError: no copy, and the download failed.
     """
+    pictures, labels = read_fashion_mnist(split)
+    if resolution != 28:
+        pictures = F.pad(pictures, (2, 2, 2, 2))
+    return dataset_from_array(
+        pictures,
+        labels,
+        name="fashion-mnist",
+        class_names=CLASS_NAMES,
+        channels=1 if channels is None else channels,
+        resolution=resolution,
+        cache=cache,
+    )
+
+
+def read_fashion_mnist(split: str) -> tuple[Tensor, Tensor]:
+    """The pictures as published, uint8 (N, 28, 28), and their labels, int64; errors as of `open_fashion_mnist`."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     prefix, count = SPLITS[split]
@@ -76,17 +92,7 @@ def open_fashion_mnist(
             f"{folder}: expected {count:,} images of 28×28 and as many labels, "
             f"got {tuple(pictures.shape)} and {tuple(labels.shape)}"
         )
-    if resolution != 28:
-        pictures = F.pad(pictures, (2, 2, 2, 2))
-    return dataset_from_array(
-        pictures,
-        labels.long(),
-        name="fashion-mnist",
-        class_names=CLASS_NAMES,
-        channels=1 if channels is None else channels,
-        resolution=resolution,
-        cache=cache,
-    )
+    return pictures, labels.long()
 
 
 def _download_folder() -> Path:
