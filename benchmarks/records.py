@@ -41,13 +41,13 @@ def device_name(device: torch.device) -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
-def source_digest() -> str:
-    """Short hash of everything under ganfuse/kernels: what the numbers are numbers of."""
+def source_digest(folder: str = "kernels") -> str:
+    """Short hash of everything under ganfuse/`folder`: what the numbers are numbers of."""
     digest = hashlib.sha256()
-    kernels = ROOT / "ganfuse" / "kernels"
-    for path in sorted(kernels.rglob("*")):
+    root = ROOT / "ganfuse" / folder
+    for path in sorted(root.rglob("*")):
         if path.suffix in (".py", ".json"):
-            digest.update(str(path.relative_to(kernels)).encode() + b"\0" + path.read_bytes())
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -63,8 +63,8 @@ def commit() -> str:
         return os.environ.get("GANFUSE_COMMIT", "unknown")
 
 
-def header(benchmark: str, device: torch.device, command: str) -> dict[str, Any]:
-    """The first line of a result file."""
+def header(benchmark: str, device: torch.device, command: str, *, folder: str = "kernels") -> dict[str, Any]:
+    """The first line of a result file; `folder` of ganfuse holds what is measured."""
     cpu_clock = "process" if torch.get_num_threads() == 1 else "wall"
     try:
         import triton
@@ -80,7 +80,7 @@ def header(benchmark: str, device: torch.device, command: str) -> dict[str, Any]
         "triton": triton_version,
         "python": platform.python_version(),
         "commit": commit(),
-        "source": source_digest(),
+        "source": source_digest(folder),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": command,
     }
