@@ -8,8 +8,9 @@ tells how far: 0 is no overfitting, 1 is complete.
 import torch
 from torch import Tensor, nn
 
-from ganfuse.engine.augment.draws import check_probability
+from ganfuse.engine.augment.checks import check_probability
 from ganfuse.engine.augment.pipeline import augment, check_pipeline
+from ganfuse.engine.noise import Noise
 
 
 class AdaptiveAugment(nn.Module):
@@ -73,12 +74,12 @@ class AdaptiveAugment(nn.Module):
         for name in ("_signs", "_outputs", "_steps", "_images"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
-    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, images: Tensor, generator: torch.Generator | Noise | None = None) -> Tensor:
         """`augment` with the present ``p``.
 
         Args:
             images: floating point ``(B, C, H, W)`` in [-1, 1].
-            generator: on the images' device; None takes PyTorch's global one.
+            generator: of the random numbers, see `Draws`.
         """
         return augment(images, self.p, pipeline=self.pipeline, generator=generator)
 

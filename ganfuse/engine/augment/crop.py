@@ -5,17 +5,19 @@ import math
 import torch
 from torch import Tensor
 
-from ganfuse.engine.augment.draws import Draws, check_images
+from ganfuse.engine.augment.checks import check_images
 from ganfuse.engine.augment.resample import resample
+from ganfuse.engine.draws import Draws
+from ganfuse.engine.noise import Noise
 
 
-def random_crop(images: Tensor, size: int, *, generator: torch.Generator | None = None) -> Tensor:
+def random_crop(images: Tensor, size: int, *, generator: torch.Generator | Noise | None = None) -> Tensor:
     """From each image a square at a random place, all places being equally likely.
 
     Args:
         images: ``(B, C, H, W)`` of any type, uint8 too. For pairs that must be cut alike, concatenate their channels.
         size: side of the squares in pixels.
-        generator: on the images' device; None takes PyTorch's global one.
+        generator: of the random numbers, see `Draws`.
 
     Returns:
         ``(B, C, size, size)``.
@@ -28,7 +30,7 @@ def random_crop(images: Tensor, size: int, *, generator: torch.Generator | None 
     batch, _, height, width = images.shape
     if not 1 <= size <= min(height, width):
         raise ValueError(f"size: expected 1 to {min(height, width)} for images of {height}×{width}, got {size!r}")
-    draws = Draws(images, generator, torch.float64)
+    draws = Draws(images, generator)
     top, left = draws.integers(height - size + 1).long(), draws.integers(width - size + 1).long()
     offsets = torch.arange(size, device=images.device)
     rows, columns = top[:, None] + offsets, left[:, None] + offsets
@@ -43,7 +45,7 @@ def random_resized_crop(
     *,
     scale: tuple[float, float] = (0.5, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Noise | None = None,
 ) -> Tensor:
     """From each image a rectangle of random area, shape and place, resized bilinearly to ``size × size``.
 
@@ -56,7 +58,7 @@ def random_resized_crop(
         size: side of the result in pixels.
         scale: the rectangle's area as a share of the image's: uniform between these, both in (0, 1].
         ratio: width by height, uniform in its logarithm between these.
-        generator: on the images' device; None takes PyTorch's global one.
+        generator: of the random numbers, see `Draws`.
 
     Raises:
         ValueError: another shape or type, or bounds that are none.

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ganfuse.engine.augment.draws import Draws, check_images
+from ganfuse.engine.augment.checks import check_images
+from ganfuse.engine.draws import Draws
+from ganfuse.engine.noise import Noise
 
 POLICIES = ("color", "translation", "cutout")
 TRANSLATION = 1 / 8
@@ -17,14 +19,14 @@ CUTOUT = 1 / 2
 
 
 def diff_augment(
-    images: Tensor, policy: str = "color,translation,cutout", *, generator: torch.Generator | None = None
+    images: Tensor, policy: str = "color,translation,cutout", *, generator: torch.Generator | Noise | None = None
 ) -> Tensor:
     """The images, augmented; differentiable with respect to them any number of times.
 
     Args:
         images: floating point ``(B, C, H, W)`` in [-1, 1]; the result may exceed the range.
         policy: any of "color", "translation" and "cutout", with commas between; "" changes nothing.
-        generator: on the images' device; None takes PyTorch's global one.
+        generator: of the random numbers, see `Draws`.
 
     Raises:
         ValueError: an unknown name in ``policy``, or another shape or type.

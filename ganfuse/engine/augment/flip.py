@@ -3,16 +3,20 @@
 import torch
 from torch import Tensor
 
-from ganfuse.engine.augment.draws import Draws, check_probability
+from ganfuse.engine.augment.checks import check_probability
+from ganfuse.engine.draws import Draws
+from ganfuse.engine.noise import Noise
 
 
-def horizontal_flip(images: Tensor, *, probability: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
+def horizontal_flip(
+    images: Tensor, *, probability: float = 0.5, generator: torch.Generator | Noise | None = None
+) -> Tensor:
     """Each image mirrored left to right with the given probability.
 
     Args:
         images: ``(B, C, H, W)`` of any type. For pairs that must be mirrored together, concatenate their channels.
         probability: for each image.
-        generator: on the images' device; None takes PyTorch's global one.
+        generator: of the random numbers, see `Draws`.
 
     Raises:
         ValueError: another shape, or no probability.

@@ -9,14 +9,13 @@ images are mirrored without end by the sampling itself, at the outermost pixels'
 filter is not quite symmetric): shapes are fixed and nothing waits for the device.
 """
 
-import math
 from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ganfuse.engine.augment.resample import resample
+from ganfuse.kernels import upfirdn2d
 
 # Low-pass filter of the symlet with six vanishing moments; it sums to √2 and has norm 1 (Daubechies, "Ten Lectures on
 # Wavelets", 1992, table 6.3).
@@ -52,32 +51,25 @@ def transform_images(images: Tensor, inverse: Tensor) -> Tensor:
     Returns:
         ``(B, C, H, W)``. An image whose map is the identity comes back bit for bit.
     """
-    batch, channels, height, width = images.shape
-    moved = resample(enlarge(images), _grid(inverse, height, width))
-    result = _reduce(moved.reshape(batch * channels, 1, *moved.shape[2:])).view(batch, channels, height, width)
+    height, width = images.shape[2:]
+    result = _reduce(resample(enlarge(images), _grid(inverse, height, width)))
     unmoved = (inverse == torch.eye(3, dtype=inverse.dtype, device=inverse.device)).flatten(1).all(dim=1)
     return torch.where(unmoved.view(-1, 1, 1, 1), images, result)
 
 
 def enlarge(images: Tensor) -> Tensor:
     """Twice as high and wide: ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``, mirrored at the edges."""
-    batch, channels, height, width = images.shape
-    rows, columns = (_mirrored(side, images.device) for side in (height, width))
+    rows, columns = (_mirrored(side, images.device) for side in images.shape[2:])
     padded = images.index_select(2, rows).index_select(3, columns)
-    planes = padded.reshape(batch * channels, 1, height + 2 * _BORDER, width + 2 * _BORDER)
+    # Cropped to the image's own pixels: the first of them is where the filter has moved it to.
+    before = TAPS - 1 - 2 * _BORDER - _first_kept()
+    crop = (before, TAPS - 1 - 4 * _BORDER - before)
     # √2 for each direction, so that flat areas keep their brightness.
-    taps = _taps(images) * math.sqrt(2.0)
-    planes = F.conv_transpose2d(planes, taps.view(1, 1, -1, 1), stride=(2, 1))
-    planes = F.conv_transpose2d(planes, taps.view(1, 1, 1, -1), stride=(1, 2))
-    start = 2 * _BORDER + _first_kept()
-    kept = planes[:, :, start : start + 2 * height, start : start + 2 * width]
-    return kept.reshape(batch, channels, 2 * height, 2 * width)
+    return upfirdn2d(padded, _filter(images.device), up=2, padding=(*crop, *crop), gain=2)
 
 
-def _reduce(planes: Tensor) -> Tensor:
-    taps = _taps(planes) / math.sqrt(2.0)
-    planes = F.conv2d(planes, taps.view(1, 1, 1, -1), stride=(1, 2))
-    return F.conv2d(planes, taps.view(1, 1, -1, 1), stride=(2, 1))
+def _reduce(images: Tensor) -> Tensor:
+    return upfirdn2d(images, _filter(images.device), down=2, flip_filter=True, gain=0.5)
 
 
 def _first_kept() -> int:
@@ -89,10 +81,9 @@ def _grid(inverse: Tensor, height: int, width: int) -> Tensor:
     """Where to sample the enlarged image for all enlarged pixels that the second filter reads."""
     x, y = (_places(side, inverse) for side in (width, height))
     places = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x)), inverse.new_ones(len(y), len(x))], dim=2)
-    sources = places @ inverse[:, None, :2].transpose(2, 3)
+    sources = 2.0 * (places @ inverse[:, None, :2].transpose(2, 3)) + (DELAY - _first_kept() - 0.5)
     # From pixels of the original to coordinates of the enlarged image in which its edges are at -1 and 1.
-    sides = sources.new_tensor([width, height])
-    return (2.0 * sources + (DELAY - _first_kept() - 0.5)) / sides
+    return torch.stack([sources[..., 0] / width, sources[..., 1] / height], dim=3)
 
 
 def _places(side: int, like: Tensor) -> Tensor:
@@ -101,15 +92,14 @@ def _places(side: int, like: Tensor) -> Tensor:
     return (enlarged - DELAY - (side - 1)) / 2
 
 
-@cache
-def _mirrored_indices(side: int) -> tuple[int, ...]:
-    period = [*range(side), *reversed(range(side))]
-    return tuple(period[place % (2 * side)] for place in range(-_BORDER, side + _BORDER))
-
-
 def _mirrored(side: int, device: torch.device) -> Tensor:
-    return torch.tensor(_mirrored_indices(side), device=device)
+    places = torch.arange(-_BORDER, side + _BORDER, device=device).remainder(2 * side)
+    return torch.minimum(places, 2 * side - 1 - places)
 
 
-def _taps(like: Tensor) -> Tensor:
-    return torch.tensor(SYM6, dtype=like.dtype, device=like.device)
+@cache
+def _filter(device: torch.device) -> Tensor:
+    # Kept, since a copy from the host could not be captured in a CUDA graph. What is made in inference mode could not
+    # be used outside of it.
+    with torch.inference_mode(False):
+        return torch.tensor(SYM6, device=device)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ganfuse.engine.augment import matrices
-from ganfuse.engine.augment.draws import Draws, check_images, check_probability
+from ganfuse.engine.augment.checks import check_images, check_probability
 from ganfuse.engine.augment.geometry import transform_images
+from ganfuse.engine.draws import Draws
+from ganfuse.engine.noise import Noise
 
 #: What each pipeline has: "b" blitting, "g" geometry, "c" colour.
 PIPELINES = ("b", "g", "c", "bg", "bc", "gc", "bgc")
@@ -33,7 +35,7 @@ def augment(
     p: Tensor | float,
     *,
     pipeline: str = "bgc",
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Noise | None = None,
 ) -> Tensor:
     """The images through the pipeline; differentiable with respect to them any number of times.
 
@@ -41,7 +43,7 @@ def augment(
         images: floating point ``(B, C, H, W)`` in [-1, 1], C being 1 or 3 for colour; the result may exceed the range.
         p: the probability of each transformation, in [0, 1]; a tensor is not looked at by the host.
         pipeline: one of `PIPELINES`.
-        generator: on the images' device; None takes PyTorch's global one.
+        generator: of the random numbers, see `Draws`.
 
     Raises:
         ValueError: unknown pipeline, a float ``p`` outside [0, 1], or images that do not fit.

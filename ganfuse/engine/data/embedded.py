@@ -11,6 +11,8 @@ from torch.utils.data import Dataset
 
 from ganfuse.engine.data.dataset import ImageDataset, checked_indices
 from ganfuse.engine.data.samples import Sample
+from ganfuse.engine.draws import Draws
+from ganfuse.engine.noise import Noise
 
 
 class EmbeddingTable(Protocol):
@@ -89,7 +91,7 @@ class EmbeddedDataset(Dataset[Sample]):
         return f"EmbeddedDataset({self.images!r}, each with {captions})"
 
 
-def choose_captions(embeddings: Tensor, *, count: int = 1, generator: torch.Generator | None = None) -> Tensor:
+def choose_captions(embeddings: Tensor, *, count: int = 1, generator: torch.Generator | Noise | None = None) -> Tensor:
     """The mean of ``count`` different captions of each image, drawn at random.
 
     GAN-CLS averages four captions per image (Reed et al. 2016 and their code).
@@ -97,7 +99,7 @@ def choose_captions(embeddings: Tensor, *, count: int = 1, generator: torch.Gene
     Args:
         embeddings: float ``(B, captions, features)``.
         count: how many, at most all of them.
-        generator: of the choice, on the embeddings' device.
+        generator: of the choice, see `ganfuse.engine.draws.Draws`.
 
     Returns:
         ``(B, features)``.
@@ -107,23 +109,24 @@ def choose_captions(embeddings: Tensor, *, count: int = 1, generator: torch.Gene
     """
     if embeddings.ndim != 3:
         raise ValueError(f"embeddings: expected (B, captions, features), got shape {tuple(embeddings.shape)}")
-    batch, captions, features = embeddings.shape
+    _, captions, features = embeddings.shape
     if not 1 <= count <= captions:
         raise ValueError(f"count: expected 1 to {captions} captions, got {count!r}")
-    keys = torch.rand(batch, captions, generator=generator, device=embeddings.device)
+    keys = Draws(embeddings, generator).uniform(shape=(captions,))
     chosen = keys.argsort(dim=1)[:, :count, None].expand(-1, -1, features)
     return embeddings.gather(1, chosen).mean(dim=1)
 
 
-def mismatching(labels: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+def mismatching(labels: Tensor, *, generator: torch.Generator | Noise | None = None) -> Tensor:
     """For each item of a batch the place of another, drawn at random, whose text does not describe it.
 
-    It is of another class; where the batch has no other class, any other item. ``images[mismatching(labels)]`` are the
+    It is of another class; where the batch has no other class, any other item. (Of the batch that is at hand: processes
+    that share a larger one find partners in their own parts.) ``images[mismatching(labels)]`` are the
     "wrong images" of GAN-CLS for the texts in their order, ``embeddings[mismatching(labels)]`` the wrong texts.
 
     Args:
         labels: int64 ``(B,)``, with B at least 2.
-        generator: of the choice, on the labels' device.
+        generator: of the choice, see `ganfuse.engine.draws.Draws`.
 
     Returns:
         int64 ``(B,)``.
@@ -136,4 +139,6 @@ def mismatching(labels: Tensor, *, generator: torch.Generator | None = None) -> 
     differs = labels[:, None] != labels[None]
     others = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     allowed = torch.where(differs.any(dim=1, keepdim=True), differs, others)
-    return torch.multinomial(allowed.float(), 1, generator=generator).squeeze(1)
+    # The largest of the allowed ones' numbers is equally likely to be any one's.
+    keys = Draws(labels, generator).uniform(shape=(len(labels),))
+    return keys.masked_fill(~allowed, -1.0).argmax(dim=1)

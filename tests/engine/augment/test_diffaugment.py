@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from ganfuse.engine.augment import diff_augment, horizontal_flip, random_crop, random_resized_crop
 from ganfuse.engine.augment.diffaugment import color, cutout, translation
-from ganfuse.engine.augment.draws import Draws
+from ganfuse.engine.draws import Draws
+from ganfuse.engine.noise import Noise, Shard
 
 F64 = torch.float64
 
@@ -29,7 +30,7 @@ class Fixed(Draws):
         super().__init__(images, None, images.dtype)
         self._values = list(values)
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+    def uniform(self, low: float = 0.0, high: float = 1.0, *, shape: tuple[int, ...] = ()) -> Tensor:
         value = self._values.pop(0)
         assert low <= value <= high
         return torch.full((self.batch,), value, dtype=self.dtype)
@@ -103,6 +104,20 @@ def test_derivatives(policy: str) -> None:
 
     assert torch.autograd.gradcheck(same_draws, images, fast_mode=True)
     assert torch.autograd.gradgradcheck(lambda x: same_draws(x).tanh(), images, fast_mode=True)
+
+
+def test_shares_of_a_batch_are_augmented_as_the_whole() -> None:
+    images = torch.randn(6, 3, 16, 16, dtype=F64)
+
+    def everything(x: Tensor, noise: Noise) -> Tensor:
+        x = random_resized_crop(
+            random_crop(horizontal_flip(x, generator=noise), 12, generator=noise), 8, generator=noise
+        )
+        return diff_augment(x, generator=noise)
+
+    whole = everything(images, Noise(generator(1)))
+    shares = [everything(part, Noise(generator(1), Shard(index, 2))) for index, part in enumerate(images.chunk(2))]
+    assert torch.allclose(torch.cat(shares), whole, atol=1e-12)
 
 
 def test_flip() -> None:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ganfuse.engine.augment import PIPELINES, AdaptiveAugment, augment
 from ganfuse.engine.augment import pipeline as pipeline_module
-from ganfuse.engine.augment.draws import Draws
 from ganfuse.engine.augment.pipeline import apply_colors, blitting, colors, geometry
+from ganfuse.engine.draws import Draws
+from ganfuse.engine.noise import Noise, Shard
 
 F64 = torch.float64
 
@@ -52,6 +53,18 @@ def test_the_generator_decides_and_p_may_be_a_tensor() -> None:
     state = torch.get_rng_state()
     augment(images, 0.7, generator=generator())
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("pipeline", ["bgc", "c"])
+def test_shares_of_a_batch_are_augmented_as_the_whole(pipeline: str) -> None:
+    images = torch.randn(6, 3, 8, 8, dtype=F64)
+    whole = augment(images, 0.8, pipeline=pipeline, generator=Noise(generator(1)))
+    assert torch.equal(whole, augment(images, 0.8, pipeline=pipeline, generator=generator(1)))
+    shares = [
+        augment(part, 0.8, pipeline=pipeline, generator=Noise(generator(1), Shard(index, 3)))
+        for index, part in enumerate(images.chunk(3))
+    ]
+    assert torch.allclose(torch.cat(shares), whole, atol=1e-12)
 
 
 @pytest.mark.parametrize("p", [0.25, 0.8])
