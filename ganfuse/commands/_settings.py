@@ -100,7 +100,7 @@ def _flat_run_config(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         settings = {"model": game["name"], "data": data["name"], **(game["config"] or {})}
     except KeyError as error:
         raise CommandError(f"{path}: not the configuration of a complete run (it has no {error})") from error
-    settings |= {key: data[key] for key in ("resolution", "channels") if key in data}
+    settings |= {key: data[key] for key in DATA_KEYS if key in data}
     # A number of classes that came from the data is not a choice of the user's: other data bring their own.
     if settings.get("num_classes") == classes_of(data.get("num_classes", 0)):
         settings.pop("num_classes", None)

@@ -17,6 +17,8 @@ __all__ = ["describe_run", "require_same_run"]
 
 FORMAT = 1
 _DATA_ATTRIBUTES = ("name", "resolution", "channels", "num_classes", "class_names")
+# Of the data these must stay; what is at its default is not recorded.
+_FIXED_BY_DATA = ("length", "resolution", "channels", "num_classes", "resize", "max_images", "split")
 # How fit was called, not what the run is.
 _NOT_RECORDED = ("resume", "overwrite")
 
@@ -33,7 +35,7 @@ def describe_run(game: Game, data: ImageData, options: TrainerOptions) -> dict[s
     return {
         "format": FORMAT,
         "game": {"name": game.name, "config": None if game.config is None else plain(game.config)},
-        "data": plain({**described, "length": len(data)}),
+        "data": plain({**described, **getattr(data, "options", {}), "length": len(data)}),
         "trainer": plain({key: value for key, value in asdict(options).items() if key not in _NOT_RECORDED}),
         "versions": {"ganfuse": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
     }
@@ -59,7 +61,7 @@ def _comparable(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[t
     rows = [("game", stored["game"].get("name"), current["game"]["name"])]
     old_config, new_config = stored["game"].get("config") or {}, current["game"]["config"] or {}
     rows += [(key, old_config.get(key), new_config.get(key)) for key in sorted({*old_config, *new_config})]
-    for section, keys in (("data", ("length", "resolution", "channels", "num_classes")), ("trainer", FIXED_BY_RUN)):
+    for section, keys in (("data", _FIXED_BY_DATA), ("trainer", FIXED_BY_RUN)):
         old, new = stored.get(section) or {}, current[section]
         label = "data " if section == "data" else ""
         rows += [(f"{label}{key}", old.get(key), new.get(key)) for key in keys]

@@ -57,6 +57,8 @@ def test_npy_by_order(birds: Path, cache: bool) -> None:
     check(data.subset([5, 1]), [5, 1])
     check(data.subset([5, 1, 3]).subset([2, 0]), [3, 5])
     assert "each with 3 embeddings of 2 features" in repr(data)
+    assert data.subset([0]).options == {}
+    assert open_birds(birds, cache=cache, resize="pad").subset([0]).options == {"resize": "pad"}
 
 
 def test_the_table_is_not_pickled(birds: Path) -> None:

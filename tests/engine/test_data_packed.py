@@ -1,8 +1,10 @@
 """The packed form: equal to its source, read without a copy, whole or not there."""
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +124,20 @@ def test_an_attempt_that_was_killed_leaves_nothing_that_counts(
         pack(photos, tmp_path / "x", overwrite=True)
     assert (tmp_path / "x" / META).read_bytes() == stamp
     assert not list(tmp_path.glob(".x*"))
+
+
+def test_a_full_disk_leaves_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pack("digits", tmp_path / "x")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        pack(photos, tmp_path / "x", overwrite=True)
+    with pytest.raises(OSError, match="No space left on device"):
+        pack(photos, tmp_path / "y")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "x"]
+    assert open_packed(tmp_path / "x", verify=True).num_classes == 10
 
 
 def test_only_packed_sets_are_overwritten(photos: Path, tmp_path: Path) -> None:

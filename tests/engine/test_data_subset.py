@@ -22,6 +22,17 @@ def numbered(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+def test_a_data_set_remembers_how_it_was_opened(numbered: Path) -> None:
+    data = open_dataset(numbered, resolution=4, channels=1, resize="pad", max_images=9, on_bad_image="skip")
+    expected = {"resize": "pad", "max_images": 9, "on_bad_image": "skip"}
+    assert data.options == expected
+    assert [part.options for part in split_dataset(data, 0.5)] == [expected, expected]
+    assert open_dataset(numbered, resolution=4).options == {}
+    paired = open_dataset("digits-thick", kind="paired", resolution=8, max_images=7)
+    assert paired.options == paired.unpaired().options == split_dataset(paired.unpaired(), 0.5)[1].options
+    assert paired.options == {"max_images": 7}
+
+
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_subset_has_the_chosen_images_and_all_classes(numbered: Path, cache: bool) -> None:
     data = open_dataset(numbered, resolution=4, channels=1, cache=cache)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             data-loader processes are spawned (Windows, macOS). May be None if ``images`` is given.
         images: all of them, uint8 ``(N, channels, resolution, resolution)``, where they are held in memory.
 
+    Attributes:
+        options: how the source was opened where that decides what the images are; `open_dataset` writes them, and a
+            run's configuration records them.
+
     Raises:
         ValueError: no image, neither ``load`` nor ``images``, or lengths that disagree.
     """
@@ -48,6 +53,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self.channels = channels
         self.resolution = resolution
         self.images = images
+        self.options: dict[str, Any] = {}
         self._load = load
         if len(self.labels) == 0:
             raise ValueError(f"data set {name!r} has no image")
@@ -95,7 +101,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         else:
             assert self._load is not None
             load = LoadChosen(self._load, chosen)
-        return ImageDataset(
+        part = ImageDataset(
             name=self.name,
             labels=self.labels[chosen],
             class_names=self.class_names,
@@ -104,6 +110,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             load=load,
             images=images,
         )
+        part.options = self.options
+        return part
 
     def __repr__(self) -> str:
         return (

@@ -39,7 +39,7 @@ class EmbeddedDataset(Dataset[Sample]):
     Attributes:
         images: the `ImageDataset`.
         captions, features: the shape of an item's embedding.
-        name, labels, class_names, num_classes, channels, resolution: as of the images.
+        name, labels, class_names, num_classes, channels, resolution, options: as of the images.
 
     Raises:
         ValueError: embeddings of another shape, or not as many as images.
@@ -62,6 +62,7 @@ class EmbeddedDataset(Dataset[Sample]):
             raise ValueError(f"rows: there are {len(self.rows)} for {len(images)} images of {images.name!r}")
         self.captions, self.features = (1, shape[1]) if len(shape) == 2 else shape[1:]
         self.name, self.labels, self.class_names = images.name, images.labels, images.class_names
+        self.options = images.options
         self.channels, self.resolution, self.num_classes = images.channels, images.resolution, images.num_classes
 
     def __len__(self) -> int:
@@ -84,7 +85,9 @@ class EmbeddedDataset(Dataset[Sample]):
             ValueError: no index, or one that is out of range.
         """
         chosen = checked_indices(indices, len(self), self.name)
-        return EmbeddedDataset(self.images.subset(chosen), self.embeddings, rows=self.rows[chosen])
+        part = EmbeddedDataset(self.images.subset(chosen), self.embeddings, rows=self.rows[chosen])
+        part.options = self.options
+        return part
 
     def __repr__(self) -> str:
         captions = f"{self.captions} embeddings of {self.features} features"

@@ -1,6 +1,7 @@
 """Two domains of images for translation: pairs that show the same, or images that have nothing in common."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -25,6 +26,7 @@ class UnpairedDataset(Dataset[Sample]):
         domains: both `ImageDataset`s.
         paired: False.
         resolution, channels: of both.
+        options: as of `ImageDataset`.
 
     Raises:
         ValueError: sizes that differ.
@@ -44,6 +46,7 @@ class UnpairedDataset(Dataset[Sample]):
         self.name = name
         self.domains = (domain_a, domain_b)
         self.domain_names = domain_names
+        self.options: dict[str, Any] = {}
         self.resolution, self.channels = domain_a.resolution, domain_a.channels
 
     def __len__(self) -> int:
@@ -60,6 +63,17 @@ class UnpairedDataset(Dataset[Sample]):
             first, second = (index % len(self)) % len(a), (index % len(self)) % len(b)
         (image_a, label_a), (image_b, label_b) = a[first], b[second]
         return {"image_a": image_a, "image_b": image_b, "label_a": label_a, "label_b": label_b}
+
+    def subsets(self, indices_a: Sequence[int] | Tensor, indices_b: Sequence[int] | Tensor) -> "UnpairedDataset":
+        """A data set of these images of each domain, in this order.
+
+        Raises:
+            ValueError: no index, or one that is out of range.
+        """
+        first, second = self.domains[0].subset(indices_a), self.domains[1].subset(indices_b)
+        part = UnpairedDataset(first, second, name=self.name, domain_names=self.domain_names)
+        part.options = self.options
+        return part
 
     def __repr__(self) -> str:
         counts = " and ".join(str(len(domain)) for domain in self.domains)
@@ -83,6 +97,7 @@ class PairedDataset(Dataset[Sample]):
         domains: both `ImageDataset`s.
         paired: True.
         resolution, channels: of both.
+        options: as of `ImageDataset`.
 
     Raises:
         ValueError: sizes or lengths that differ.
@@ -107,6 +122,7 @@ class PairedDataset(Dataset[Sample]):
         self.name = name
         self.domains = (domain_a, domain_b)
         self.domain_names = domain_names
+        self.options: dict[str, Any] = {}
         self.resolution, self.channels = domain_a.resolution, domain_a.channels
         self._load_pair = load_pair
 
@@ -132,17 +148,21 @@ class PairedDataset(Dataset[Sample]):
             ValueError: no index, or one that is out of range.
         """
         chosen = checked_indices(indices, len(self), self.name)
-        return PairedDataset(
+        part = PairedDataset(
             self.domains[0].subset(chosen),
             self.domains[1].subset(chosen),
             name=self.name,
             domain_names=self.domain_names,
             load_pair=None if self._load_pair is None else LoadChosen(self._load_pair, chosen),
         )
+        part.options = self.options
+        return part
 
     def unpaired(self) -> UnpairedDataset:
         """The two domains without the knowledge of which image belongs to which."""
-        return UnpairedDataset(*self.domains, name=self.name, domain_names=self.domain_names)
+        domains = UnpairedDataset(*self.domains, name=self.name, domain_names=self.domain_names)
+        domains.options = self.options
+        return domains
 
     def __repr__(self) -> str:
         return f"PairedDataset({self.name!r}: {len(self)} pairs of {_size(self.domains[0])})"

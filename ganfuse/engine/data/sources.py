@@ -162,7 +162,12 @@ def open_dataset(
         data = reading.embedded(name, options)
     else:
         data = reading.domains(name, kind == "paired", options)
-    return data if max_images is None else limit_dataset(data, max_images)
+    if max_images is not None:
+        data = limit_dataset(data, max_images)
+    chosen = {"resize": resize, "on_bad_image": on_bad_image, "max_images": max_images, **options}
+    usual = {"resize": "crop", "on_bad_image": "error", "max_images": None}
+    data.options = {key: value for key, value in chosen.items() if key not in usual or value != usual[key]}
+    return data
 
 
 def default_resolution(source: str | Path) -> int:

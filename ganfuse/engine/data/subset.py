@@ -25,11 +25,11 @@ def limit_dataset(data: DataT, max_images: int, *, seed: int = 0) -> DataT:
     if isinstance(max_images, bool) or not isinstance(max_images, int) or max_images < 1:
         raise ValueError(f"max_images: expected a whole number of at least 1, got {max_images!r}")
     if isinstance(data, UnpairedDataset):
-        first, second = (limit_dataset(domain, max_images, seed=seed) for domain in data.domains)
-        return cast(DataT, UnpairedDataset(first, second, name=data.name, domain_names=data.domain_names))
+        chosen = (_limited(len(domain), max_images, seed) for domain in data.domains)
+        return cast(DataT, data.subsets(*chosen))
     if max_images >= len(data):
         return data
-    return _subset(data, _shuffled(len(data), seed, "limit")[:max_images])
+    return _subset(data, _limited(len(data), max_images, seed))
 
 
 def split_dataset(data: DataT, fraction: float, seed: int = 0) -> tuple[DataT, DataT]:
@@ -52,19 +52,26 @@ def split_dataset(data: DataT, fraction: float, seed: int = 0) -> tuple[DataT, D
     if not 0.0 < fraction < 1.0:
         raise ValueError(f"fraction: expected a number between 0 and 1, got {fraction!r}")
     if isinstance(data, UnpairedDataset):
-        (rest_a, held_a), (rest_b, held_b) = (split_dataset(domain, fraction, seed) for domain in data.domains)
-        rest = UnpairedDataset(rest_a, rest_b, name=data.name, domain_names=data.domain_names)
-        held_out = UnpairedDataset(held_a, held_b, name=data.name, domain_names=data.domain_names)
-        return cast(DataT, rest), cast(DataT, held_out)
-    if len(data) < 2:
-        raise ValueError(f"data: {data.name!r} has one image, which cannot be split")
-    count = min(max(1, round(fraction * len(data))), len(data) - 1)
-    order = _shuffled(len(data), seed, "split")
-    return _subset(data, order[count:]), _subset(data, order[:count])
+        (rest_a, held_a), (rest_b, held_b) = (_parts(len(domain), fraction, seed, data.name) for domain in data.domains)
+        return cast(DataT, data.subsets(rest_a, rest_b)), cast(DataT, data.subsets(held_a, held_b))
+    rest, held_out = _parts(len(data), fraction, seed, data.name)
+    return _subset(data, rest), _subset(data, held_out)
 
 
 def _subset(data: DataT, indices: Tensor) -> DataT:
-    return cast(DataT, cast(_Whole, data).subset(indices.sort().values))
+    return cast(DataT, cast(_Whole, data).subset(indices))
+
+
+def _limited(length: int, limit: int, seed: int) -> Tensor:
+    return _shuffled(length, seed, "limit")[:limit].sort().values
+
+
+def _parts(length: int, fraction: float, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    if length < 2:
+        raise ValueError(f"data: {name!r} has one image, which cannot be split")
+    count = min(max(1, round(fraction * length)), length - 1)
+    order = _shuffled(length, seed, "split")
+    return order[count:].sort().values, order[:count].sort().values
 
 
 def _shuffled(length: int, seed: int, purpose: str) -> Tensor:
