@@ -69,7 +69,7 @@ def augment(
                 inverse = inverse @ geometry(draws, p, height, width)
             result = transform_images(result, inverse)
         if "c" in pipeline:
-            result = apply_colors(result, colors(draws, p, luma_flip_and_hue=images.shape[1] == 3))
+            result = apply_colors(result, colors(draws, p, gray=images.shape[1] == 1))
     return result.to(images.dtype)
 
 
@@ -105,19 +105,19 @@ def geometry(draws: Draws, p: Tensor, height: int, width: int) -> Tensor:
     return inverse @ matrices.translate2d(-shift_x, -shift_y)
 
 
-def colors(draws: Draws, p: Tensor, *, luma_flip_and_hue: bool = True) -> Tensor:
+def colors(draws: Draws, p: Tensor, *, gray: bool = False) -> Tensor:
     """Maps ``(B, 4, 4)`` of RGB: brightness, contrast, luma flip, hue rotation, saturation.
 
-    Without ``luma_flip_and_hue`` only brightness and contrast are drawn, as for grayscale images.
+    For ``gray`` images the last two, which do nothing to them, are not drawn.
     """
     result = matrices.translate3d(_with_probability(draws, p, draws.normal(_BRIGHTNESS_STD), 0.0))
     result = matrices.scale3d(_with_probability(draws, p, draws.lognormal2(_CONTRAST_STD), 1.0)) @ result
-    if not luma_flip_and_hue:
-        return result
     axis = torch.full((3,), 1 / math.sqrt(3.0), dtype=draws.dtype, device=draws.device)
     flipped = _with_probability(draws, p, draws.integers(2), 0.0)
     one = torch.ones_like(flipped)
     result = matrices.along_and_across(axis, 1 - 2 * flipped, one) @ result
+    if gray:
+        return result
     result = matrices.rotate3d(axis, _angle(draws, p)) @ result
     saturation = _with_probability(draws, p, draws.lognormal2(_SATURATION_STD), 1.0)
     return matrices.along_and_across(axis, one, saturation) @ result

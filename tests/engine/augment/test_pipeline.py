@@ -134,7 +134,9 @@ def test_a_luma_flip_mirrors_along_the_gray_axis(monkeypatch: pytest.MonkeyPatch
     assert is_flip.double().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
-def test_gray_images_get_what_equal_channels_would() -> None:
+def test_gray_images_are_flipped_too_and_get_what_equal_channels_would() -> None:
+    negative = colors(draws(2_000), one(1.0), gray=True)[:, 0, :3].sum(dim=1) < 0
+    assert negative.double().mean().item() == pytest.approx(0.5, abs=0.03)
     gray = torch.randn(3, 1, 5, 5, dtype=F64)
     maps = colors(draws(3), one(1.0))
     expected = apply_colors(gray.expand(-1, 3, -1, -1), maps).mean(dim=1, keepdim=True)
