@@ -1,9 +1,10 @@
 """`ganfuse train`: from a model's name and a data source to a run folder."""
 
+import re
 import shlex
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -20,15 +21,18 @@ from ganfuse.commands._settings import (
 
 if TYPE_CHECKING:
     from ganfuse.engine import FitSummary, Game
-    from ganfuse.engine.data import ImageDataset
+    from ganfuse.engine.data.sources import AnyDataset, DataKind
 
 EXAMPLE = "ganfuse train sagan --data fashion-mnist --resolution 32 --steps 5000 --set width=32"
 
 DEFAULT_MODEL = "sagan"
-DEFAULT_DATA = "digits"
-#: Side in pixels unless --resolution says otherwise: the named data sets have small pictures.
-DEFAULT_RESOLUTION = {"digits": 32, "fashion-mnist": 32}
-DEFAULT_FOLDER_RESOLUTION = 64
+#: Unless --data says otherwise, by the kind of data that the model is trained on.
+DEFAULT_DATA = {
+    "images": "digits",
+    "unpaired": "digits-thick",
+    "paired": "digits-thick",
+    "embedded": "captioned:digits",
+}
 
 
 class Precision(str, Enum):
@@ -46,7 +50,11 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, fashion-mnist, or a folder of images (class = sub-folder).", show_default="digits"),
+        typer.Option(
+            help="digits, fashion-mnist, a folder or zip of images (class = sub-folder), a packed set (ganfuse pack), "
+            "hf:owner/name. Two domains: digits-thick, fashion-edges, a folder with trainA and trainB, a=X,b=Y.",
+            show_default="digits; digits-thick for translation",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/MODEL-DATA")] = None,
     steps: Annotated[int | None, typer.Option(help="Train up to this step.", show_default="10000")] = None,
@@ -107,7 +115,8 @@ def _combine(flags: dict[str, Any], assigned: dict[str, Any], config: Path | Non
     for key in flags.keys() & assigned.keys():
         raise CommandError(f"{key} is given both as an option and by --set")
     chosen = (read_settings_file(config) if config is not None else {}) | assigned | flags
-    subject = {"model": DEFAULT_MODEL, "data": DEFAULT_DATA} | chosen
+    subject = {"model": DEFAULT_MODEL} | chosen
+    subject.setdefault("data", _default_data(str(subject["model"])))
     out = Path(chosen.get("out") or _default_out(subject["model"], subject["data"]))
     stored_config = out / "config.yaml"
     if resume and stored_config.is_file():
@@ -122,15 +131,23 @@ def _combine(flags: dict[str, Any], assigned: dict[str, Any], config: Path | Non
     return subject | {"out": out}
 
 
+def _default_data(model: str) -> str:
+    from ganfuse.models import model_info
+
+    return DEFAULT_DATA[model_info(model).data_kind]
+
+
 def _default_out(model: str, data: str) -> Path:
-    return Path("runs") / f"{model}-{Path(data).resolve().name if Path(data).is_dir() else data}"
+    name = Path(data).resolve().name if Path(data).is_dir() else data
+    # Sources such as a=x,b=y or hf:owner/name have signs that folder names should not have.
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{name}")
 
 
 def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite: bool) -> None:
     import torch
 
     from ganfuse.engine import Trainer
-    from ganfuse.engine.data import open_dataset
+    from ganfuse.engine.data import default_resolution, open_dataset
     from ganfuse.engine.options import option_names
     from ganfuse.engine.processes import Processes
     from ganfuse.models import model_info
@@ -140,10 +157,10 @@ def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite
     if threads is not None:
         torch.set_num_threads(threads)
     source, out = settings.subjects["data"], Path(settings.subjects["out"])
-    settings.data.setdefault("resolution", _default_resolution(source, info.resolutions))
+    settings.data.setdefault("resolution", _supported(default_resolution(source), info.resolutions))
     processes = Processes.join(settings.trainer.get("device", "auto"))
     with processes.first_one_first():
-        data = open_dataset(source, **settings.data)
+        data = open_dataset(source, kind=cast("DataKind", info.data_kind), **settings.data)
     torch.manual_seed(_seed(settings))
     game = _create_game(info.name, info.config, settings, data)
     try:
@@ -162,8 +179,7 @@ def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite
         _conclude(summary, info.name, source, total=trainer.options.steps)
 
 
-def _default_resolution(source: str, supported: tuple[int, ...]) -> int:
-    wanted = DEFAULT_RESOLUTION.get(source, DEFAULT_FOLDER_RESOLUTION)
+def _supported(wanted: int, supported: tuple[int, ...]) -> int:
     return wanted if not supported or wanted in supported else min(supported)
 
 
@@ -175,14 +191,14 @@ def _seed(settings: Settings) -> int:
     return seed
 
 
-def _create_game(name: str, known: dict[str, Any], settings: Settings, data: "ImageDataset") -> "Game":
+def _create_game(name: str, known: dict[str, Any], settings: Settings, data: "AnyDataset") -> "Game":
     """The game for this data set: what the data determine is not asked of the user."""
     from ganfuse.models import create
 
     determined = {
         "resolution": data.resolution,
         "channels": data.channels,
-        "num_classes": classes_of(data.num_classes),
+        "num_classes": classes_of(getattr(data, "num_classes", 1)),
     }
     config = {key: value for key, value in determined.items() if key in known} | settings.game
     try:
@@ -192,8 +208,9 @@ def _create_game(name: str, known: dict[str, Any], settings: Settings, data: "Im
         raise CommandError(f"cannot build {name} with {config}: {error}") from error
 
 
-def _describe(data: "ImageDataset", game: "Game") -> str:
-    classes = f", {data.num_classes} classes" if data.num_classes > 1 else ""
+def _describe(data: "AnyDataset", game: "Game") -> str:
+    num_classes = getattr(data, "num_classes", 1)
+    classes = f", {num_classes} classes" if num_classes > 1 else ""
     parameters = sum(parameter.numel() for parameter in game.parameters())
     size = f"{data.channels}×{data.resolution}×{data.resolution}"
     return f"{len(data):,} images of {size}{classes}; {parameters / 1e6:.1f} million parameters"

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from ganfuse.engine import regularizers
+from ganfuse.engine.augment import AdaptiveAugment, diff_augment
 from ganfuse.engine.game import Batch, EMATarget, Game, Player, Turn, evaluation_mode
 from ganfuse.engine.losses import AdversarialLoss, adversarial_loss
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
 from ganfuse.engine.precision import at_least_float32
-from ganfuse.engine.schedules import Schedule
+from ganfuse.engine.schedules import Progress, Schedule
 
 __all__ = ["AdversarialGame"]
 
 LATENTS = ("normal", "uniform")
+AUGMENTATIONS = (None, "diffaugment", "ada")
 
 
 class AdversarialGame(Game):
@@ -47,6 +49,9 @@ class AdversarialGame(Game):
         penalty_interval: compute these penalties at every so many-th step only, in a turn of their own and so many
             times as strong, with the optimiser adapted (Karras et al. 2020, StyleGAN2, appendix B: 16).
         weight_decay: L2 penalty of both optimisers.
+        augment: what is done to real and generated images before the discriminator sees them: None, "diffaugment"
+            (Zhao et al. 2020, arXiv 2006.10738) or "ada" (Karras et al. 2020, arXiv 2006.06676), whose probability
+            adapts to how far the discriminator overfits.
         generator_schedule, discriminator_schedule: factors of the learning rates, see `ganfuse.engine.schedules`.
         name, config: see `Game`.
 
@@ -76,6 +81,7 @@ class AdversarialGame(Game):
         dragan: float = 0.0,
         penalty_interval: int = 1,
         weight_decay: float = 0.0,
+        augment: str | None = None,
         generator_schedule: Schedule | None = None,
         discriminator_schedule: Schedule | None = None,
         name: str = "adversarial",
@@ -93,6 +99,11 @@ class AdversarialGame(Game):
         if not isinstance(penalty_interval, int) or penalty_interval < 1:
             raise ValueError(f"penalty_interval: expected a positive whole number, got {penalty_interval!r}")
         self.penalty_interval = penalty_interval
+        if augment not in AUGMENTATIONS:
+            raise ValueError(f"augment: expected one of {', '.join(map(repr, AUGMENTATIONS))}, got {augment!r}")
+        self.augmentation = augment
+        # Its probability is state of the game, and so in the checkpoints.
+        self.adaptive_augment = AdaptiveAugment() if augment == "ada" else None
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes: expected a positive number or None, got {num_classes!r}")
         if len(betas) != 2:
@@ -162,11 +173,14 @@ class AdversarialGame(Game):
         real_labels = None if fake_labels is None else self._real_labels(batch)
         if self.concatenate:
             labels = None if real_labels is None or fake_labels is None else torch.cat([real_labels, fake_labels])
-            logits = self.discriminate(torch.cat([batch.images, fakes.to(batch.images.dtype)]), labels)
+            real, fake = self.augmented(batch.images, noise), self.augmented(fakes, noise)
+            logits = self.discriminate(torch.cat([real, fake.to(real.dtype)]), labels)
             real_logits, fake_logits = logits.chunk(2)
         else:
-            real_logits = self.discriminate(batch.images, real_labels)
-            fake_logits = self.discriminate(fakes, fake_labels)
+            real_logits = self.discriminate(self.augmented(batch.images, noise), real_labels)
+            fake_logits = self.discriminate(self.augmented(fakes, noise), fake_labels)
+        if self.adaptive_augment is not None:
+            self.adaptive_augment.observe(real_logits)
         values = {
             "loss": self.loss.discriminator(real_logits, fake_logits),
             "real_logits": at_least_float32(real_logits.detach()).mean(),
@@ -198,30 +212,42 @@ class AdversarialGame(Game):
         for key, images, labels in (("r1", real, real_labels), ("r2", fake, fake_labels)):
             if key in weights:
                 leaf = images.detach().requires_grad_()
-                found[key] = weights[key] * regularizers.r1_penalty(self.discriminate(leaf, labels), leaf)
+                scores = self.discriminate(self.augmented(leaf, noise), labels)
+                found[key] = weights[key] * regularizers.r1_penalty(scores, leaf)
         if "wgan_gp" in weights or "dragan" in weights:
             mix = noise.uniform(len(real), 1, 1, 1, dtype=real.dtype).to(real.device)
 
-            def scores(images: Tensor) -> Tensor:
-                return self.discriminate(images, real_labels)
+            def judge(images: Tensor) -> Tensor:
+                return self.discriminate(self.augmented(images, noise), real_labels)
 
             if "wgan_gp" in weights:
-                found["wgan_gp"] = weights["wgan_gp"] * regularizers.wgan_gp_penalty(scores, real, fake, mix)
+                found["wgan_gp"] = weights["wgan_gp"] * regularizers.wgan_gp_penalty(judge, real, fake, mix)
             if "dragan" in weights:
                 uniform = noise.uniform(*real.shape, dtype=real.dtype).to(real.device)
-                found["dragan"] = weights["dragan"] * regularizers.dragan_penalty(scores, real, uniform, mix)
+                found["dragan"] = weights["dragan"] * regularizers.dragan_penalty(judge, real, uniform, mix)
         return found
 
     def generator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """The generator's turn, on as many images as the batch has."""
         labels = self.draw_labels(len(batch), noise)
         fakes = self.generate(self.draw_latents(len(batch), noise), labels)
-        fake_logits = self.discriminate(fakes, labels)
+        fake_logits = self.discriminate(self.augmented(fakes, noise), labels)
         if not self.loss.relativistic:
             return {"loss": self.loss.generator(fake_logits)}
         with torch.no_grad():
-            real_logits = self.discriminate(batch.images, None if labels is None else self._real_labels(batch))
+            real = self.augmented(batch.images, noise)
+            real_logits = self.discriminate(real, None if labels is None else self._real_labels(batch))
         return {"loss": self.loss.generator(fake_logits, real_logits)}
+
+    def before_step(self, progress: Progress) -> None:
+        if self.adaptive_augment is not None and progress.step > 1:
+            self.adaptive_augment.adjust(progress.batch_size)
+
+    def augmented(self, images: Tensor, noise: Noise) -> Tensor:
+        """What the discriminator sees of images."""
+        if self.adaptive_augment is not None:
+            return self.adaptive_augment(images, noise)  # type: ignore[no-any-return]
+        return diff_augment(images, generator=noise) if self.augmentation == "diffaugment" else images
 
     def sample(
         self,

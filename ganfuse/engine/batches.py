@@ -44,7 +44,7 @@ class ImageData(Protocol):
         """Image number `index`: uint8 (C, H, W), and its label; or a mapping.
 
         The mapping has "image", or "image_a" and "image_b" (uint8 (C, H, W)), and any of "label", "label_a", "label_b"
-        (int) and "embedding" (float (E,)).
+        (int) and "embedding" (float, of any shape).
         """
         ...
 
@@ -105,6 +105,7 @@ class BatchSource:
         prefetch: bool = False,
     ) -> None:
         self.drawn = 0
+        self._paired = bool(getattr(data, "paired", False))
         self._domains = _unpaired_domains(data)
         self._data = _Domains(self._domains) if self._domains else data
         self._orders = (
@@ -145,11 +146,14 @@ class BatchSource:
 
     def _on_device(self, tensors: dict[str, Tensor], noise: Noise) -> Batch:
         entries = {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
+        mirrored: Tensor | None = None
         for name, tensor in entries.items():
             if name.startswith("images"):
                 images = tensor.to(self._dtype).div_(127.5).sub_(1.0)
                 if self._flip:
-                    mirrored = noise.uniform(len(images), 1, 1, 1).to(self._device) < 0.5
+                    # Pictures of the same scene stay so.
+                    if mirrored is None or not self._paired:
+                        mirrored = noise.uniform(len(images), 1, 1, 1).to(self._device) < 0.5
                     images = torch.where(mirrored, images.flip(3), images)
                 entries[name] = images.contiguous(memory_format=self._format)
             elif name == "embeddings":

@@ -31,7 +31,7 @@ class Batch:
         labels: int64 (B,), the class of each image.
         images_b: float (B, C, H, W) in [-1, 1], images of domain B: of the same scenes if the data are paired.
         labels_b: int64 (B,), their classes.
-        embeddings: float (B, E), what describes each image, such as the embedding of its caption.
+        embeddings: float (B, K, E), what describes each image: the embeddings of its K captions.
     """
 
     images: Tensor
@@ -201,9 +201,12 @@ class Game(nn.Module, ABC):
         name: the name under which `ganfuse.engine.registry` can build it, or any other name.
         config: the keyword arguments that build it again under that name (plain numbers, strings, lists and dicts), or
             None if it cannot be built by name (because it was made from somebody's own networks).
+        data_kind: what it is trained on: "images", "unpaired" or "paired" domains, or "embedded" captions; see
+            `ganfuse.engine.data.open_dataset`.
     """
 
     name: str = "game"
+    data_kind: str = "images"
     config: Mapping[str, Any] | None = None
 
     @abstractmethod

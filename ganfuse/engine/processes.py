@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ganfuse.engine.augment import AdaptiveAugment
 from ganfuse.engine.layers import BatchNormAct2d, ConditionalBatchNorm2d
 from ganfuse.engine.noise import Shard
 
@@ -120,7 +121,7 @@ class Processes:
 
 
 def synchronise_statistics(model: nn.Module) -> None:
-    """Makes batch normalisation compute its statistics over all processes, as one process would over the whole batch.
+    """Makes batch normalisation, and what adapts an augmentation, take their statistics over all processes.
 
     That concerns the layers of this library. PyTorch's own cannot be differentiated twice when they are synchronised,
     so they are left as they are, with a warning.
@@ -129,7 +130,7 @@ def synchronise_statistics(model: nn.Module) -> None:
         return
     foreign = []
     for name, module in model.named_modules():
-        if isinstance(module, BatchNormAct2d | ConditionalBatchNorm2d):
+        if isinstance(module, BatchNormAct2d | ConditionalBatchNorm2d | AdaptiveAugment):
             if module.process_group is None:
                 module.process_group = dist.group.WORLD
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm):

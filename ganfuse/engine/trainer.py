@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from ganfuse.engine.run_state import load_run_state, save_run_state
 from ganfuse.engine.schedules import Progress
 from ganfuse.engine.seeding import GlobalRandomness, derive_seed, make_generator
 from ganfuse.engine.turn_runner import TurnRunner
+
+if TYPE_CHECKING:
+    from ganfuse.engine.data.sources import DataKind
 
 __all__ = ["FitSummary", "Trainer"]
 
@@ -391,7 +394,8 @@ def _open_for(game: Game, source: str | os.PathLike[str]) -> ImageData:
     channels, height, width = game.sample(1, rng=make_generator(torch.device("cpu"), 0, "size")).shape[1:]
     if height != width:
         raise ValueError(f"data: {source} can be opened for square images; open it yourself for {height}×{width}")
-    return open_dataset(os.fspath(source), resolution=height, channels=channels)
+    kind = cast("DataKind", game.data_kind)
+    return open_dataset(os.fspath(source), resolution=height, channels=channels, kind=kind)
 
 
 def _image_dtype(game: Game) -> torch.dtype:

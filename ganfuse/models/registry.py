@@ -25,6 +25,7 @@ class ModelInfo:
         arxiv: number of the paper on arxiv.org; None where it is not there.
         resolutions: image sizes that it can be built for; empty: any.
         config: names and defaults of the keyword arguments of `create`.
+        data_kind: what it is trained on, see `ganfuse.engine.Game`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ModelInfo:
     arxiv: str | None
     resolutions: tuple[int, ...]
     config: dict[str, Any]
+    data_kind: str = "images"
 
     @property
     def url(self) -> str | None:
@@ -45,7 +47,12 @@ _builders: dict[str, Callable[..., Game]] = {}
 
 
 def register_model(
-    *, summary: str, paper: str, arxiv: str | None = None, resolutions: tuple[int, ...] = ()
+    *,
+    summary: str,
+    paper: str,
+    arxiv: str | None = None,
+    resolutions: tuple[int, ...] = (),
+    data_kind: str = "images",
 ) -> Callable[[Callable[..., GameT]], Callable[..., GameT]]:
     """Makes a function the model of its name, with - for _. All its arguments are keywords with defaults.
 
@@ -63,7 +70,7 @@ def register_model(
         if any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in parameters):
             raise TypeError(f"the arguments of {build.__name__} must all be keywords with defaults")
         config = {p.name: p.default for p in parameters}
-        _models[name] = ModelInfo(name, summary, paper, arxiv, resolutions, config)
+        _models[name] = ModelInfo(name, summary, paper, arxiv, resolutions, config, data_kind)
         _builders[name] = build
 
         @functools.wraps(build)
@@ -116,6 +123,7 @@ def create(name: str, **config: Any) -> Game:
     game = _builders[name](**complete)
     game.name = name
     game.config = complete
+    game.data_kind = info.data_kind
     return game
 
 

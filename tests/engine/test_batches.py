@@ -159,3 +159,20 @@ def test_a_batch_that_processes_cannot_share():
 def test_bad_items(item, message):
     with pytest.raises(ValueError, match=message):
         check_image_data([item])
+
+
+def test_paired_images_are_mirrored_together():
+    class Paired:
+        paired = True
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            image = torch.tensor([[[index, 255]]], dtype=torch.uint8)
+            return {"image_a": image, "image_b": image}
+
+    batch = source(Paired(), flip=True).next(40, noise())
+    assert torch.equal(batch.images, batch.images_b)
+    mirrored = int((batch.images[:, 0, 0, 0] == 1.0).sum())
+    assert 8 < mirrored < 32

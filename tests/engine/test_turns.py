@@ -364,3 +364,21 @@ def test_compiled_networks_give_the_same_losses_and_penalties_run_uncompiled(tmp
     straight = train(double_game(**options), tmp_path / "straight")
     compiled = train(double_game(**options), tmp_path / "compiled", compile=True)
     torch.testing.assert_close(weights_of(compiled.game), weights_of(straight.game), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("augment", ["diffaugment", "ada"])
+def test_augmentation_is_for_the_discriminator_alone(tmp_path, augment, monkeypatch):
+    options = {"augment": augment, "r1_gamma": 1.0}
+    trainer = train(double_game(**options), tmp_path / "run", steps=6)
+    split = train(double_game(**options), tmp_path / "split", steps=6, accumulation=2)
+    if augment == "ada":
+        ada = trainer.game.adaptive_augment
+        # Real logits are of one sign at first, so that the probability moves: 4 steps of 4 images over 500 thousand.
+        assert ada.p.item() in (0.0, pytest.approx(16 / 500_000))
+        assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].read_weights()["game.adaptive_augment.p"] == ada.p
+    torch.testing.assert_close(weights_of(split.game), weights_of(trainer.game), rtol=1e-10, atol=1e-10)
+
+
+def test_unknown_augmentation():
+    with pytest.raises(ValueError, match="augment: expected one of None, 'diffaugment', 'ada', got 'mixup'"):
+        plain_game(augment="mixup")

@@ -30,7 +30,7 @@ class AdaptiveAugment(nn.Module):
 
     Attributes:
         p: buffer, the probability.
-        r_t: buffer, the measure at the latest adjustment; NaN before the first.
+        r_t: buffer, the measure at the latest adjustment; 0 before the first.
 
     Raises:
         ValueError: names the argument, what came and what was expected.
@@ -68,7 +68,7 @@ class AdaptiveAugment(nn.Module):
         self.pipeline = pipeline
         self.target, self.interval, self.kimg, self.max_p = target, interval, kimg, max_p
         self.process_group = process_group
-        for name, value in (("p", p), ("r_t", float("nan"))):
+        for name, value in (("p", p), ("r_t", 0.0)):
             self.register_buffer(name, torch.tensor(value))
         # Exact counts, whatever the precision of the module: a run of millions of images adds them up.
         for name in ("_signs", "_outputs", "_steps", "_images"):
