@@ -145,6 +145,26 @@ def resolve_backend(
     return "reference"
 
 
+def resolve_native_backend(op: str, requested: str | None) -> str:
+    """``"reference"`` or ``"eager"``, for an op that is made of PyTorch's own kernels and has none in Triton.
+
+    Args:
+        op: name for messages.
+        requested: the call's ``backend=`` argument; None follows `use_backend`, where ``"triton"`` means kernels for
+            the ops that have them.
+
+    Raises:
+        BackendUnavailableError: the call asks for ``"triton"``.
+        ValueError: unknown name.
+    """
+    if requested == "triton":
+        raise BackendUnavailableError(
+            f"{op}: backend 'triton' cannot run here: the op is made of PyTorch's convolutions and has no kernels"
+        )
+    name = _choice if requested is None else _checked(requested, "backend")
+    return "reference" if name == "reference" or _exporting() else "eager"
+
+
 def _log_fallback(op: str, reason: str) -> None:
     if (op, reason) not in _already_logged:
         _already_logged.add((op, reason))

@@ -30,11 +30,15 @@ def to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
     As in PyTorch's own autocast, float64 is left alone.
     """
-    kind = tensors[0].device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return tensors
-    dtype = torch.get_autocast_dtype(kind)
-    return tuple(t.to(dtype) if t.dtype in (torch.float16, torch.bfloat16, torch.float32) else t for t in tensors)
+    return tuple(t.to(arithmetic_dtype(t)) for t in tensors)
+
+
+def arithmetic_dtype(x: Tensor) -> torch.dtype:
+    """The type that a convolution or matrix product of `x` has: autocast's where that is on, else its own."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
 
 
 def without_autocast(launcher: Callable[..., Any], *args: Any) -> Any:

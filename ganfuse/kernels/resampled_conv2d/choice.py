@@ -1,0 +1,56 @@
+"""Which form runs: both resolutions one after the other, or the low one alone with a folded kernel."""
+
+import difflib
+import os
+
+import torch
+from torch import Tensor
+
+from ganfuse.kernels.precision import arithmetic_dtype
+
+FORMS = ("auto", "plain", "folded")
+
+
+def checked_form(name: str, origin: str) -> str:
+    """`name` itself; ValueError, with the nearest name, if it is no form."""
+    if name not in FORMS:
+        near = difflib.get_close_matches(str(name), FORMS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"{origin} must be one of {', '.join(map(repr, FORMS))}, got {name!r}{hint}")
+    return name
+
+
+_default = checked_form(os.environ.get("GANFUSE_CONV_FORM", "auto").strip().lower() or "auto", "GANFUSE_CONV_FORM")
+
+
+def folds(form: str | None, x: Tensor, weight: Tensor, height: int, width: int) -> bool:
+    """Whether a call takes the folded form.
+
+    1×1 kernels always do, for they have nothing to fold. A fold of 3×3 saves 20 of 36 multiply-adds per pixel of low
+    resolution and pair of channels, and costs some 100 bytes of traffic per pair, so what decides is the number of
+    pixels in the batch, B·H·W:
+
+    * float32, float64 on CPUs: from 128 on. Measured with 32 to 512 channels on one core with AVX2: a tenth to a half
+      of the plain form's speed at 16 pixels, about even at 64, ahead at 256, about twice as fast from 2000 on.
+    * float16, bfloat16 on CPUs: where Cin·Cout ≤ 8·B·H·W. Measured on cores with AMX, where products cost so little
+      that folding 512×256 kernels for 1024 pixels took two to three times as long as it saved.
+    * elsewhere: from 1024 on. Not measured yet: by bytes and FLOPs of an H200 the traffic of the fold is worth the
+      arithmetic of 250 pixels, and strided kernels run further below the peak than plain ones.
+
+    Args:
+        form: the call's; None follows the environment variable ``GANFUSE_CONV_FORM``.
+        x: the input.
+        weight: (Cout, Cin, k, k).
+        height, width: of the low resolution.
+    """
+    form = _default if form is None else checked_form(form, "form")
+    if form != "auto":
+        return form == "folded"
+    if weight.shape[-1] == 1:
+        return True
+    pixels = x.shape[0] * height * width
+    if x.device.type != "cpu":
+        return bool(pixels >= 1024)
+    if arithmetic_dtype(x) in (torch.float16, torch.bfloat16):
+        return bool(weight.shape[0] * weight.shape[1] <= 8 * pixels)
+    return bool(pixels >= 128)
