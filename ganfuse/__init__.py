@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from ganfuse.engine.layers import AdaLIN2d as AdaLIN2d
     from ganfuse.engine.layers import BatchNormAct2d as BatchNormAct2d
     from ganfuse.engine.layers import ConditionalBatchNorm2d as ConditionalBatchNorm2d
+    from ganfuse.engine.layers import Conv2dDownsample as Conv2dDownsample
+    from ganfuse.engine.layers import EqualizedConv2d as EqualizedConv2d
+    from ganfuse.engine.layers import EqualizedLinear as EqualizedLinear
     from ganfuse.engine.layers import GroupNormAct2d as GroupNormAct2d
     from ganfuse.engine.layers import ILN2d as ILN2d
     from ganfuse.engine.layers import InstanceNormAct2d as InstanceNormAct2d
     from ganfuse.engine.layers import MinibatchStdDev as MinibatchStdDev
     from ganfuse.engine.layers import PixelNorm as PixelNorm
     from ganfuse.engine.layers import SelfAttention2d as SelfAttention2d
+    from ganfuse.engine.layers import UpsampleConv2d as UpsampleConv2d
     from ganfuse.engine.layers import fuse_spectral_norms as fuse_spectral_norms
     from ganfuse.engine.layers import hold_spectral_norms as hold_spectral_norms
     from ganfuse.engine.layers import remove_spectral_norm as remove_spectral_norm
@@ -36,12 +40,16 @@ _HOMES = {
     "AdaLIN2d": "engine.layers",
     "BatchNormAct2d": "engine.layers",
     "ConditionalBatchNorm2d": "engine.layers",
+    "Conv2dDownsample": "engine.layers",
+    "EqualizedConv2d": "engine.layers",
+    "EqualizedLinear": "engine.layers",
     "GroupNormAct2d": "engine.layers",
     "ILN2d": "engine.layers",
     "InstanceNormAct2d": "engine.layers",
     "MinibatchStdDev": "engine.layers",
     "PixelNorm": "engine.layers",
     "SelfAttention2d": "engine.layers",
+    "UpsampleConv2d": "engine.layers",
     "fuse_spectral_norms": "engine.layers",
     "hold_spectral_norms": "engine.layers",
     "remove_spectral_norm": "engine.layers",
