@@ -35,8 +35,9 @@ def test_measures_what_is_right_and_reports_it(tmp_path, monkeypatch, capsys):
 def test_a_wrong_result_gets_no_time(monkeypatch):
     original = eager.upsample_conv2d
     monkeypatch.setattr(eager, "upsample_conv2d", lambda *args: original(*args) * 1.01)
-    case = folded_convs.Case("conv", "up", 2, 3, 4, 4, "nchw", "float32")
-    row = folded_convs.measure_case(case, torch.device("cpu"), rounds=1, seconds=0.001)
-    assert row["wrong"]
-    assert "ratio" not in row
+    for what in ("block", "conv"):
+        case = folded_convs.Case(what, "up", 2, 3, 4, 4, "nchw", "float32")
+        row = folded_convs.measure_case(case, torch.device("cpu"), rounds=1, seconds=0.001)
+        assert row["wrong"]
+        assert "ratio" not in row
     assert "wrong: 0: relative error" in folded_convs.report([row])
