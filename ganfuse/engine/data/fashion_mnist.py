@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 
+from ganfuse.engine.cache_folder import cache_folder
 from ganfuse.engine.data.arrays import dataset_from_array
 from ganfuse.engine.data.dataset import ImageDataset
 from ganfuse.engine.data.download import DownloadError, download, sha256_problem
@@ -98,8 +99,7 @@ def read_fashion_mnist(split: str) -> tuple[Tensor, Tensor]:
 def _download_folder() -> Path:
     if data := os.environ.get("GANFUSE_DATA"):
         return Path(data).expanduser() / "fashion-mnist"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "ganfuse" / "fashion-mnist"
+    return cache_folder("fashion-mnist")
 
 
 def _find(names: tuple[str, ...]) -> Path | None:

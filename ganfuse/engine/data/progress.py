@@ -1,7 +1,7 @@
 """Progress of the slow parts of opening a data set: a bar on a terminal, nothing elsewhere."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 
 @contextmanager
@@ -30,3 +30,12 @@ def progress_bar(description: str, total: int, *, of_bytes: bool = False) -> Ite
             progress.advance(task, amount)
 
         yield advance
+
+
+def optional_bar(description: str, total: int, shown: bool) -> AbstractContextManager[Callable[[int], None]]:
+    """`progress_bar`, or nothing: where another bar is being drawn already."""
+    return progress_bar(description, total) if shown else nullcontext(_ignore)
+
+
+def _ignore(amount: int) -> None:
+    pass
