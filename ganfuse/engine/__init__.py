@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ganfuse.engine.loss_record import NonFiniteWeightError as NonFiniteWeightError
     from ganfuse.engine.noise import Noise as Noise
     from ganfuse.engine.optimizers import SGD as SGD
+    from ganfuse.engine.metrics.collapse_monitor import CollapseMonitor as CollapseMonitor
+    from ganfuse.engine.metrics.evaluate_hook import Evaluate as Evaluate
     from ganfuse.engine.optimizers import Adam as Adam
     from ganfuse.engine.optimizers import RMSprop as RMSprop
     from ganfuse.engine.options import TrainerOptions as TrainerOptions
@@ -41,6 +43,8 @@ _HOMES = {
     "NonFiniteError": "loss_record",
     "NonFiniteLossError": "loss_record",
     "NonFiniteWeightError": "loss_record",
+    "CollapseMonitor": "metrics.collapse_monitor",
+    "Evaluate": "metrics.evaluate_hook",
     "Adam": "optimizers",
     "FitSummary": "trainer",
     "Noise": "noise",

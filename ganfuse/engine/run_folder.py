@@ -1,6 +1,7 @@
 """The folder of a run: where things are, whether there is a run in it, and its configuration.
 
-RUN/config.yaml, RUN/metrics.jsonl, RUN/samples/step_000500.png, RUN/checkpoints/step_00001000/, RUN/tensorboard/.
+RUN/config.yaml, RUN/metrics.jsonl, RUN/evaluations.jsonl, RUN/samples/step_000500.png,
+RUN/checkpoints/step_00001000/, RUN/tensorboard/.
 """
 
 import json
@@ -29,6 +30,7 @@ class RunFolder:
             raise FileExistsError(f"out: {self.path} is a file, expected a folder for the run")
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.evaluations_file = self.path / "evaluations.jsonl"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
@@ -63,7 +65,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the run, and nothing else that may lie in the folder."""
-        for file in (self.config_file, self.metrics_file):
+        for file in (self.config_file, self.metrics_file, self.evaluations_file):
             file.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.samples, self.tensorboard):
             if folder.is_dir():
