@@ -1,0 +1,197 @@
+"""`ganfuse evaluate`: FID and its kin of a run."""
+
+import json
+import logging
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ganfuse.commands._errors import CommandError
+
+if TYPE_CHECKING:
+    from ganfuse.engine.data import ImageDataset
+    from ganfuse.engine.metrics import Evaluator
+    from ganfuse.engine.run_folder import RunFolder
+
+logger = logging.getLogger("ganfuse.evaluate")
+
+EXAMPLE = "ganfuse evaluate runs/sagan-digits --metrics fid,kid,pr --num 1000 --json scores.json"
+
+MOST_IMAGES = 10_000
+
+
+class Weights(str, Enum):
+    """Which weights to draw with."""
+
+    ema = "ema"
+    raw = "raw"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Of fid, kid, is, pr, dc, with commas.", show_default="all that the extractor can serve"),
+    ] = None,
+    num: Annotated[
+        int | None,
+        typer.Option(min=2, help="Images of each kind.", show_default="as many as the data has, at most 10000"),
+    ] = None,
+    extractor: Annotated[
+        str,
+        typer.Option(help="classifier, random, inception, inception:FILE, or a TorchScript file; auto: by the data."),
+    ] = "auto",
+    data: Annotated[
+        str | None, typer.Option(help="Real images to compare with.", show_default="the run's own data set")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of the real images, where the data set has several.", show_default="train")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of latents, classes and the choice of real images.")] = 0,
+    weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
+    checkpoint: Annotated[str, typer.Option(help="latest, the step of a checkpoint, or all.")] = "latest",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; the latents depend on it.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1...")] = "auto",
+    standing_statistics: Annotated[
+        int,
+        typer.Option(min=0, help="Batches from which batch normalisation takes its statistics; 0: those of training."),
+    ] = 0,
+    truncation: Annotated[
+        float | None, typer.Option(help="Of the latents, for models that know how.", show_default="none")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the records to this JSON file.")] = None,
+) -> None:
+    """Score a trained run: FID, KID, Inception Score, precision and recall, density and coverage.
+
+    Compare scores with equal extractor and equal --num only; both are printed, and stored beside the scores in
+    RUN/evaluations.jsonl. The classifier is trained once on the labels of the run's data set, and kept.
+    """
+    from ganfuse.engine.metrics import Evaluator, choose_extractor
+    from ganfuse.engine.metrics.evaluation_log import append_evaluation
+    from ganfuse.engine.metrics.scores import check_metrics, default_metrics
+    from ganfuse.engine.options import resolve_device
+    from ganfuse.engine.run_folder import RunFolder
+
+    chosen = None if metrics is None else check_metrics([name.strip() for name in metrics.split(",") if name.strip()])
+    target = resolve_device(device)
+    folder = RunFolder(run)
+    steps = _steps(folder, checkpoint)
+    own_data, real_data = _open_data(folder, data, split)
+    try:
+        features = choose_extractor(extractor, own_data).to(target)
+    except ModuleNotFoundError as error:
+        raise CommandError(str(error)) from error
+    evaluator = Evaluator(
+        features,
+        real_data,
+        chosen or default_metrics(features.gives_probabilities),
+        num=num or min(len(real_data), MOST_IMAGES),
+        batch_size=batch_size,
+        seed=seed,
+        progress=True,
+    )
+    records = []
+    for step in steps:
+        settings = {
+            "split": split,
+            "weights": weights.value,
+            "standing_statistics": standing_statistics,
+            "truncation": truncation,
+        }
+        record = _evaluate_checkpoint(evaluator, run, step, settings, device=str(target))
+        append_evaluation(folder, record)
+        records.append(record)
+    if json_file is not None:
+        from ganfuse.engine.atomic_file import atomic_write
+
+        with atomic_write(json_file) as file:
+            file.write(json.dumps(records, indent=1, ensure_ascii=False).encode())
+        typer.echo(f"wrote {json_file}", err=True)
+    _print(records)
+
+
+def _steps(folder: "RunFolder", checkpoint: str) -> list[int]:
+    from ganfuse.engine import CheckpointError
+    from ganfuse.engine.checkpoint import list_checkpoints
+
+    folder.read_config()
+    if checkpoint not in ("latest", "all") and not checkpoint.isdecimal():
+        raise CommandError(f"--checkpoint expects 'latest', 'all' or a step, got {checkpoint!r}")
+    try:
+        if checkpoint == "all":
+            folder.checkpoint()  # says so if there is none
+            return [found.step for found in list_checkpoints(folder.checkpoints)]
+        return [folder.checkpoint(int(checkpoint) if checkpoint.isdecimal() else "latest").step]
+    except CheckpointError as error:
+        raise CommandError(str(error)) from error
+
+
+def _open_data(folder: "RunFolder", source: str | None, split: str | None) -> "tuple[ImageDataset, ImageDataset]":
+    """The data set that the run was trained on, and the one to compare with."""
+    from ganfuse.engine.data import open_dataset
+
+    described = folder.read_config().get("data") or {}
+    missing = [key for key in ("name", "resolution", "channels") if key not in described]
+    if missing:
+        raise CommandError(
+            f"{folder.config_file} does not say which data the run was trained on (it has no {missing[0]})",
+            "score it from Python: ganfuse.engine.metrics.Evaluator takes any data set",
+        )
+    size = {key: described[key] for key in ("resolution", "channels")}
+    try:
+        own = open_dataset(described["name"], **size)
+    except FileNotFoundError as error:
+        raise CommandError(f"the data that the run was trained on: {error}") from error
+    if len(own) != described.get("length", len(own)):
+        logger.warning(
+            "the run was trained on %d images of %s; now there are %d, and scores are of these",
+            described["length"],
+            described["name"],
+            len(own),
+        )
+    if source is None and split is None:
+        return own, own
+    options: dict[str, Any] = {} if split is None else {"split": split}
+    return own, open_dataset(source or described["name"], **size, **options)
+
+
+def _evaluate_checkpoint(
+    evaluator: "Evaluator", run: Path, step: int, settings: dict[str, Any], *, device: str
+) -> dict[str, Any]:
+    from ganfuse.engine import CheckpointError, load_run
+
+    try:
+        game = load_run(run, weights=settings["weights"], checkpoint=step, device=device)
+    except CheckpointError as error:
+        raise CommandError(str(error)) from error
+    scores = evaluator.evaluate(
+        game, truncation=settings["truncation"], standing_statistics=settings["standing_statistics"]
+    )
+    return {"step": step, "during": "evaluate", "scores": scores, **settings, **evaluator.describe()}
+
+
+def _print(records: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(records[0]["scores"])
+    shown = [name for name in names if not name.endswith("_std")]
+    table = Table("step", *shown, box=None, pad_edge=False, header_style="bold")
+    for record in records:
+        table.add_row(str(record["step"]), *(_cell(record["scores"], name) for name in shown))
+    console = Console()
+    Console(width=160).print(table) if not console.is_terminal else console.print(table)
+    about = records[0]
+    extractor = about["extractor"]
+    told = f", accuracy {extractor['accuracy']:.3f}" if "accuracy" in extractor else ""
+    typer.echo(
+        f"{about['num_fake']:,} {about['weights']} samples against {about['num_real']:,} images of {about['data']}; "
+        f"features: {extractor['name']}{told}, {extractor['resolution'] or 'any'} px ({extractor['resize']})"
+    )
+
+
+def _cell(scores: dict[str, float], name: str) -> str:
+    spread = scores.get(f"{name}_std")
+    return f"{scores[name]:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")
