@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from ganfuse import cli
 from ganfuse.engine import Trainer
-from tests.engine.toys import plain_game
+from tests.engine.toys import ToyData, plain_game
 
 
 def run(*arguments: object) -> Result:
@@ -107,6 +107,28 @@ def test_errors(finished: Path, arguments: list[str], message: str) -> None:
     assert ((finished / "evaluations.jsonl").exists() and (finished / "evaluations.jsonl").read_text()) == before
 
 
+def test_a_run_that_cannot_be_written_is_scored_all_the_same(finished: Path, tmp_path: Path) -> None:
+    for name in ("checkpoints", "config.yaml"):
+        (tmp_path / name).symlink_to(finished / name)
+    (tmp_path / "evaluations.jsonl").mkdir()
+    result = evaluate(tmp_path, "--metrics", "fid")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("step  fid")
+    assert "warning: not stored" in result.stderr
+
+
+def test_a_model_that_translates_says_so_at_once(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ganfuse.engine import AdversarialGame
+
+    def sample(self: object, n: int, **options: object) -> torch.Tensor:
+        raise NotImplementedError
+
+    monkeypatch.setattr(AdversarialGame, "sample", sample)
+    result = run("evaluate", finished)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: game: 'sagan' does not draw images from noise")
+
+
 def test_folders_without_a_run_or_a_checkpoint(finished: Path, tmp_path: Path) -> None:
     assert "there is no such folder" in run("evaluate", tmp_path / "no").stderr
     assert "not the folder of a run" in run("evaluate", tmp_path).stderr
@@ -117,19 +139,22 @@ def test_folders_without_a_run_or_a_checkpoint(finished: Path, tmp_path: Path) -
         assert "the run has no checkpoint yet" in result.stderr
 
 
-def test_a_run_on_a_data_set_of_ones_own_is_scored_from_python(tmp_path: Path) -> None:
-    class Nameless:
-        def __len__(self) -> int:
-            return 8
-
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            return torch.zeros(1, 8, 8, dtype=torch.uint8), 0
-
-    Trainer(plain_game(), Nameless(), out=tmp_path, steps=1, batch_size=2, device="cpu", progress=False).fit()
+def test_a_run_on_a_data_set_of_ones_own_is_scored_from_python(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").symlink_to(finished / "checkpoints")
+    text = (finished / "config.yaml").read_text()
+    assert "  name: digits\n" in text
+    (tmp_path / "config.yaml").write_text(text.replace("  name: digits\n", ""))
     result = run("evaluate", tmp_path)
     assert result.exit_code == 2
-    assert "does not say which data the run was trained on" in result.stderr
+    assert "does not say which data the run was trained on (it has no name)" in result.stderr
     assert "hint: score it from Python" in result.stderr
+
+
+def test_a_run_of_networks_of_ones_own_is_scored_from_python(tmp_path: Path) -> None:
+    Trainer(plain_game(), ToyData(), out=tmp_path, steps=1, batch_size=2, device="cpu", progress=False).fit()
+    result = run("evaluate", tmp_path)
+    assert result.exit_code == 2
+    assert "was made from its owner's networks" in result.stderr
 
 
 def test_data_that_have_changed_are_named(finished: Path, tmp_path: Path) -> None:

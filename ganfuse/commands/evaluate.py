@@ -11,8 +11,8 @@ import typer
 from ganfuse.commands._errors import CommandError
 
 if TYPE_CHECKING:
+    from ganfuse.engine import Game
     from ganfuse.engine.data import ImageDataset
-    from ganfuse.engine.metrics import Evaluator
     from ganfuse.engine.run_folder import RunFolder
 
 logger = logging.getLogger("ganfuse.evaluate")
@@ -69,6 +69,7 @@ def evaluate(
     RUN/evaluations.jsonl. The classifier is trained once on the labels of the run's data set, and kept.
     """
     from ganfuse.engine.metrics import Evaluator, choose_extractor
+    from ganfuse.engine.metrics.drawn_images import require_drawable
     from ganfuse.engine.metrics.evaluation_log import append_evaluation
     from ganfuse.engine.metrics.scores import check_metrics, default_metrics
     from ganfuse.engine.options import resolve_device
@@ -78,6 +79,9 @@ def evaluate(
     target = resolve_device(device)
     folder = RunFolder(run)
     steps = _steps(folder, checkpoint)
+    game = _load(run, steps[0], weights.value, str(target))
+    # Before a classifier is trained in vain.
+    require_drawable(game, truncation=truncation)
     own_data, real_data = _open_data(folder, data, split)
     try:
         features = choose_extractor(extractor, own_data).to(target)
@@ -94,14 +98,24 @@ def evaluate(
     )
     records = []
     for step in steps:
-        settings = {
-            "split": split,
+        if step != steps[0]:
+            game = _load(run, step, weights.value, str(target))
+        scores = evaluator.evaluate(game, truncation=truncation, standing_statistics=standing_statistics)
+        record = {
+            "step": step,
+            "during": "evaluate",
+            "scores": scores,
             "weights": weights.value,
             "standing_statistics": standing_statistics,
             "truncation": truncation,
+            "split": split,
+            **evaluator.describe(),
         }
-        record = _evaluate_checkpoint(evaluator, run, step, settings, device=str(target))
-        append_evaluation(folder, record)
+        try:
+            append_evaluation(folder, record)
+        except OSError as error:
+            # Somebody else's run; its scores are wanted all the same.
+            logger.warning("not stored: %s", error)
         records.append(record)
     if json_file is not None:
         from ganfuse.engine.atomic_file import atomic_write
@@ -157,19 +171,13 @@ def _open_data(folder: "RunFolder", source: str | None, split: str | None) -> "t
     return own, open_dataset(source or described["name"], **size, **options)
 
 
-def _evaluate_checkpoint(
-    evaluator: "Evaluator", run: Path, step: int, settings: dict[str, Any], *, device: str
-) -> dict[str, Any]:
+def _load(run: Path, step: int, weights: str, device: str) -> "Game":
     from ganfuse.engine import CheckpointError, load_run
 
     try:
-        game = load_run(run, weights=settings["weights"], checkpoint=step, device=device)
+        return load_run(run, weights=weights, checkpoint=step, device=device)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
-    scores = evaluator.evaluate(
-        game, truncation=settings["truncation"], standing_statistics=settings["standing_statistics"]
-    )
-    return {"step": step, "during": "evaluate", "scores": scores, **settings, **evaluator.describe()}
 
 
 def _print(records: list[dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from ganfuse.engine.atomic_file import atomic_write
 from ganfuse.engine.batches import ImageData
 from ganfuse.engine.cache_folder import cache_folder
 from ganfuse.engine.metrics.classifier_training import train_classifier
-from ganfuse.engine.metrics.extractor import Extracted, Extractor, match_channels, weights_hash
+from ganfuse.engine.metrics.extractor import Extracted, Extractor, class_probabilities, match_channels, weights_hash
 from ganfuse.engine.metrics.image_batches import data_labels, read_images
 from ganfuse.engine.metrics.small_network import RESIZE, SmallNetwork, resize_images
 
@@ -56,7 +56,7 @@ class ClassifierExtractor(Extractor):
     def __call__(self, images: Tensor) -> Extracted:
         pixels = match_channels(images.to(self._device), self._network.channels)
         features, logits = self._network(resize_images(pixels, self._network.resolution))
-        return Extracted(features, logits.double().softmax(1))
+        return Extracted(features, class_probabilities(logits))
 
     def to(self, device: torch.device) -> "ClassifierExtractor":
         self._network.to(device)

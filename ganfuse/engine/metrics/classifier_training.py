@@ -20,7 +20,7 @@ logger = logging.getLogger("ganfuse.metrics")
 
 _BATCH = 128
 _EPOCHS = 8
-_LEAST_STEPS, _MOST_STEPS = 60, 600
+_LEAST_STEPS, _MOST_STEPS = 60, 400
 _PEAK_LR = 4e-3
 _HELD_OUT, _MOST_HELD_OUT = 0.15, 5000
 _EVALUATION_BATCH = 512
@@ -51,7 +51,7 @@ def train_classifier(
     Args:
         data: with labels of at least two classes.
         seed: of weights, order and held-out images.
-        steps: None: 8 epochs, but 60 to 600 steps.
+        steps: None: 8 epochs, but 60 to 400 steps.
         progress: draw a bar on a terminal's stderr.
 
     Raises:
@@ -74,9 +74,11 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]), optional_bar("Training a classifier", steps, progress) as advance:
         torch.manual_seed(seed)
         network = SmallNetwork(image.shape[1], resolution, int(labels.max()) + 1)
+        # The faster layout of convolutions on a CPU, twice as fast here.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.enable_grad():
             _fit(network, data, rest, steps, generator, advance)
-    network.eval().requires_grad_(False)
+    network.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)  # type: ignore[call-overload]
     accuracy = _accuracy(network, data, held_out)
     if accuracy < 0.5:
         logger.warning("the classifier tells only %.0f %% of the images right: its features say little", 100 * accuracy)
@@ -122,5 +124,4 @@ def _accuracy(network: SmallNetwork, data: ImageData, indices: Tensor) -> float:
 
 
 def _prepared(images: Tensor, network: SmallNetwork) -> Tensor:
-    # The fastest layout of convolutions on a CPU.
     return resize_images(images, network.resolution).contiguous(memory_format=torch.channels_last)

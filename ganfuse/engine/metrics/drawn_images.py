@@ -13,7 +13,7 @@ from ganfuse.engine.metrics.image_batches import data_labels, to_uint8
 from ganfuse.engine.seeding import make_generator
 from ganfuse.engine.standing_statistics import collect_standing_statistics
 
-__all__ = ["apply_standing_statistics", "class_labels", "drawn_batches"]
+__all__ = ["apply_standing_statistics", "class_labels", "drawn_batches", "require_drawable"]
 
 
 def class_labels(game: Game, data: ImageData) -> Tensor | None:
@@ -54,6 +54,16 @@ def drawn_batches(
         if labels is not None:
             options["labels"] = labels[torch.randint(len(labels), (n,), generator=rng)]
         yield to_uint8(_draw(game, n, rng, options))
+
+
+def require_drawable(game: Game, *, truncation: float | None = None) -> None:
+    """Draws one image, to know at once whether the game can.
+
+    Raises:
+        ValueError: see `drawn_batches`.
+    """
+    for _ in drawn_batches(game, 1, labels=None, batch_size=1, seed=0, truncation=truncation):
+        pass
 
 
 def apply_standing_statistics(

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from ganfuse.engine.game import evaluation_mode
 
-__all__ = ["INPUTS", "Extracted", "Extractor", "ModuleExtractor", "match_channels", "weights_hash"]
+__all__ = [
+    "INPUTS",
+    "Extracted",
+    "Extractor",
+    "ModuleExtractor",
+    "class_probabilities",
+    "match_channels",
+    "weights_hash",
+]
 
 #: How a network may want its pixels: 0 to 255 in uint8, float in [0, 1], float in [-1, 1].
 INPUTS = ("uint8", "unit", "signed")
@@ -110,7 +118,7 @@ class ModuleExtractor(Extractor):
         if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images):
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"extractor: {self.name} should return features ({len(images)}, D), it returned {got}")
-        return Extracted(features.flatten(1), None if logits is None else logits.double().softmax(1))
+        return Extracted(features.flatten(1), None if logits is None else class_probabilities(logits))
 
     def to(self, device: torch.device) -> "ModuleExtractor":
         self.module.to(device)
@@ -129,6 +137,11 @@ class ModuleExtractor(Extractor):
             return pixels
         unit = pixels.float() / 255.0
         return unit if self.input == "unit" else unit * 2.0 - 1.0
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Logits (B, K) to probabilities in float64, on the CPU where the device has no such type."""
+    return (logits.cpu() if logits.device.type == "mps" else logits).double().softmax(1)
 
 
 def match_channels(images: Tensor, channels: int | None) -> Tensor:

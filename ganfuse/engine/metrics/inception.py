@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganfuse.engine.metrics.extractor import Extracted, Extractor, match_channels
+from ganfuse.engine.metrics.extractor import Extracted, Extractor, class_probabilities, match_channels
 
 __all__ = ["WEIGHTS_FILE", "WEIGHTS_URL", "InceptionExtractor"]
 
@@ -60,7 +60,7 @@ class InceptionExtractor(Extractor):
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Extracted:
         features, logits = self._network(match_channels(images.to(self._device), 3))
-        return Extracted(features, logits.double().softmax(1))
+        return Extracted(features, class_probabilities(logits))
 
     def to(self, device: torch.device) -> "InceptionExtractor":
         self._network.to(device)
