@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from ganfuse.engine.loss_record import NonFiniteGradientError as NonFiniteGradientError
     from ganfuse.engine.loss_record import NonFiniteLossError as NonFiniteLossError
     from ganfuse.engine.loss_record import NonFiniteWeightError as NonFiniteWeightError
-    from ganfuse.engine.noise import Noise as Noise
-    from ganfuse.engine.optimizers import SGD as SGD
     from ganfuse.engine.metrics.collapse_monitor import CollapseMonitor as CollapseMonitor
     from ganfuse.engine.metrics.evaluate_hook import Evaluate as Evaluate
+    from ganfuse.engine.noise import Noise as Noise
+    from ganfuse.engine.optimizers import SGD as SGD
     from ganfuse.engine.optimizers import Adam as Adam
     from ganfuse.engine.optimizers import RMSprop as RMSprop
     from ganfuse.engine.options import TrainerOptions as TrainerOptions

@@ -16,7 +16,7 @@ from ganfuse.engine.game import Game, evaluation_mode
 from ganfuse.engine.metrics.drawn_images import class_labels
 from ganfuse.engine.metrics.feature_checks import check_positive
 from ganfuse.engine.metrics.image_batches import chosen_indices, read_images
-from ganfuse.engine.seeding import derive_seed, make_generator
+from ganfuse.engine.seeding import make_generator
 from ganfuse.engine.singular_values import LogSingularValues
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ class CollapseMonitor:
         self._singular_values = LogSingularValues(every, singular_values, modules) if singular_values else None
 
     def __call__(self, trainer: "Trainer") -> None:
-        if trainer.step % self.every:
+        if trainer.step % self.every or not trainer.processes.is_first:
             return
-        with trainer.global_randomness.aside(derive_seed(self.seed, "collapse monitor", "global")):
+        with trainer.global_randomness.aside("collapse monitor", self.seed):
             found = discriminator_on_held_out(
                 trainer.game,
                 trainer.data,
@@ -125,8 +125,7 @@ class CollapseMonitor:
                 batch_size=self.batch_size,
                 seed=self.seed,
             )
-        values = {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
-        trainer.record.add(trainer.step, "collapse", values)
+        trainer.note("collapse", {name: torch.tensor(value) for name, value in found.items()})
         if self._singular_values is not None:
             self._singular_values(trainer)
 

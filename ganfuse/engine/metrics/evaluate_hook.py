@@ -1,6 +1,5 @@
 """Scores while training."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +15,6 @@ from ganfuse.engine.metrics.extractor import Extractor
 from ganfuse.engine.metrics.extractor_choice import choose_extractor
 from ganfuse.engine.metrics.feature_checks import check_positive
 from ganfuse.engine.metrics.scores import METRICS, check_metrics
-from ganfuse.engine.seeding import derive_seed
 
 if TYPE_CHECKING:
     from ganfuse.engine.trainer import Trainer
@@ -38,7 +36,7 @@ class Evaluate:
     written with all their circumstances to RUN/evaluations.jsonl. Training goes on as if nothing had been drawn.
 
     Args:
-        every: steps between evaluations; the last step of the run is scored too.
+        every: steps between evaluations. The first of several processes makes them, while the others wait.
         metrics: keys of `ganfuse.engine.metrics.METRICS`. The main value of the first decides which step is best.
         num: images of each kind. The score depends on it.
         extractor: see `ganfuse.engine.metrics.choose_extractor`; chosen for the trainer's data.
@@ -47,7 +45,6 @@ class Evaluate:
         seed: of the choice of images and latents, the same at every evaluation.
 
     Attributes:
-        best: `BestScore` of the run, that of earlier, resumed calls included; None before the first evaluation.
         scores: of the latest evaluation.
 
     Raises:
@@ -79,27 +76,35 @@ class Evaluate:
         self.num = num
         self.batch_size = batch_size
         self.seed = seed
-        self.best: BestScore | None = None
         self.scores: dict[str, float] = {}
         self._main = METRICS[self.metrics[0]].values[0]
         self._extractor = extractor
         self._data = data
         self._evaluator: Evaluator | None = None
+        self._history: dict[int, float] = {}
 
     def __call__(self, trainer: "Trainer") -> None:
-        if trainer.step % self.every and trainer.step != trainer.options.steps:
+        if trainer.step % self.every or not trainer.processes.is_first:
             return
-        with trainer.global_randomness.aside(derive_seed(self.seed, "evaluation", "global")):
+        with trainer.global_randomness.aside("evaluation", self.seed):
             if self._evaluator is None:
                 self._evaluator = self._prepare(trainer)
             with averaged_weights(trainer.game, trainer.averages), evaluation_mode(trainer.game):
                 self.scores = self._evaluator.evaluate(trainer.game)
-        found = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.scores.items()}
-        trainer.record.add(trainer.step, "evaluation", found)
+        trainer.note("evaluation", {key: torch.tensor(value) for key, value in self.scores.items()})
         weights = "ema" if trainer.averages else "raw"
         about = {"step": trainer.step, "during": "training", "scores": self.scores, "weights": weights}
         append_evaluation(trainer.run, {**about, **self._evaluator.describe()})
-        self._compare(trainer.step, self.scores[self._main])
+        self._remember(trainer.step, self.scores[self._main])
+
+    @property
+    def best(self) -> BestScore | None:
+        """The best step of the run, that of earlier, resumed calls included; None before the first evaluation."""
+        if not self._history:
+            return None
+        choose = max if METRICS[self.metrics[0]].higher_is_better else min
+        step = choose(self._history, key=lambda step: self._history[step])
+        return BestScore(step, self._history[step])
 
     def _prepare(self, trainer: "Trainer") -> Evaluator:
         extractor = choose_extractor(self._extractor, trainer.data, progress=False).to(trainer.device)
@@ -107,16 +112,15 @@ class Evaluate:
         evaluator = Evaluator(extractor, data, self.metrics, num=self.num, batch_size=self.batch_size, seed=self.seed)
         circumstances = evaluator.describe()
         for record in read_evaluations(trainer.run):
-            if record.get("during") == "training" and record.get("step", math.inf) < trainer.step:
-                score = record.get("scores", {}).get(self._main)
-                if score is not None and _comparable(record, circumstances):
-                    self._compare(record["step"], score)
+            score = record.get("scores", {}).get(self._main)
+            if record.get("during") == "training" and score is not None and _comparable(record, circumstances):
+                self._remember(record["step"], score)
         return evaluator
 
-    def _compare(self, step: int, score: float) -> None:
-        higher = METRICS[self.metrics[0]].higher_is_better
-        if self.best is None or (score > self.best.score if higher else score < self.best.score):
-            self.best = BestScore(step, score)
+    def _remember(self, step: int, score: float) -> None:
+        # A run that went back to a checkpoint has left behind what it had reached after it.
+        self._history = {earlier: value for earlier, value in self._history.items() if earlier < step}
+        self._history[step] = score
 
 
 def _comparable(record: dict[str, Any], circumstances: dict[str, Any]) -> bool:

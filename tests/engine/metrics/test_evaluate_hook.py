@@ -46,8 +46,8 @@ def test_scores_are_logged_and_stored_with_their_circumstances(tmp_path):
 
 
 def test_the_averaged_weights_are_scored(tmp_path):
-    hook = evaluate(every=100)
-    fit(tmp_path, [hook])  # the last step is always scored
+    hook = evaluate(every=6)
+    fit(tmp_path, [hook])
     data = ToyData()
     evaluator = Evaluator(RandomExtractor(channels=1, resolution=8), data, ["fid"], num=20)
     assert evaluator.evaluate(load_run(tmp_path, toy_game(1))) == hook.scores
@@ -83,8 +83,8 @@ def test_a_resumed_run_knows_its_best_step_but_not_that_of_other_circumstances(t
     fit(tmp_path, [first], steps=4)
     run = RunFolder(tmp_path)
     record = read_evaluations(run)[0]
-    # A better score with other samples, one by the command, and one of a step that the resumed run has not reached.
-    for change in ({"num_fake": 21}, {"during": "evaluate"}, {"step": 9}):
+    # A better score with other samples, one by the command, and one that a rollback has left behind.
+    for change in ({"num_fake": 21}, {"during": "evaluate"}, {"step": 6}):
         with open(run.evaluations_file, "a") as file:
             file.write(json.dumps({**record, "scores": {"fid": 0.0}, **change}) + "\n")
     second = evaluate()
@@ -93,6 +93,20 @@ def test_a_resumed_run_knows_its_best_step_but_not_that_of_other_circumstances(t
     scores = {2: record["scores"]["fid"], 4: first.scores["fid"], 6: second.scores["fid"]}
     step = min(scores, key=scores.get)
     assert second.best == (step, scores[step])
+
+
+def test_only_the_first_process_scores():
+    class Second:
+        is_first = False
+
+    class Waiting:
+        step = 2
+        processes = Second()
+
+    hook = evaluate()
+    hook(Waiting())
+    assert hook.scores == {}
+    assert hook.best is None
 
 
 def test_real_images_of_ones_own(tmp_path):

@@ -78,8 +78,30 @@ def test_classes_are_drawn_as_often_as_the_data_has_them():
 def test_the_classes_must_be_those_of_the_data():
     with pytest.raises(ValueError, match="data: the game draws 3 classes, the data has 1"):
         Evaluator(pixels(), Unlabelled(), ["fid"], num=20).evaluate(BarGame())
+    with pytest.raises(ValueError, match="data: the game draws 2 classes, the data has 3"):
+        Evaluator(pixels(), Bars(), ["fid"], num=20).evaluate(BarGame(num_classes=2))
+    assert Evaluator(pixels(), Bars(), ["fid"], num=20).evaluate(BarGame(num_classes=5))["fid"] >= 0
     unconditional = BarGame(num_classes=None)
     assert Evaluator(pixels(), Unlabelled(), ["fid"], num=20).evaluate(unconditional)["fid"] >= 0
+
+
+def test_items_may_be_mappings_but_must_hold_one_image():
+    class Mappings(Bars):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return {"image": image, "label": label}
+
+    class Pairs(Bars):
+        def __getitem__(self, index):
+            image, _ = super().__getitem__(index)
+            return {"image_a": image, "image_b": image}
+
+    def evaluate(data):
+        return Evaluator(pixels(), data, ["fid"], num=20).evaluate(BarGame())
+
+    assert evaluate(Mappings()) == evaluate(Bars())
+    with pytest.raises(ValueError, match="data: scores need a data set of single images"):
+        evaluate(Pairs())
 
 
 def test_what_is_stored_beside_a_score():
