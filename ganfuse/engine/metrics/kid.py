@@ -28,17 +28,19 @@ def kernel_distance(
     Args:
         real, fake: float (N, D) and (M, D), with at least two rows each.
         subsets: how many pairs of subsets.
-        subset_size: images of each subset, drawn without replacement; as many as there are where there are fewer.
+        subset_size: images of each subset, drawn without replacement. Where there are fewer images, half of them, since
+            subsets that hold all would be the same and show no spread.
         seed: of the choice of the subsets.
 
     Raises:
         ValueError: for other shapes, values that are not finite, and sizes out of range.
     """
     check_positive(subsets=subsets, subset_size=subset_size)
-    check_features(real, fake)
-    size = min(subset_size, len(real), len(fake))
-    if size < 2:
+    if subset_size < 2:
         raise ValueError(f"subset_size: expected at least 2, got {subset_size}")
+    check_features(real, fake)
+    fewest = min(len(real), len(fake))
+    size = subset_size if fewest >= subset_size else max(fewest // 2, 2)
     # On the CPU, so that a GPU draws the same subsets.
     generator = torch.Generator().manual_seed(seed)
     values = []

@@ -34,9 +34,17 @@ def test_one_distribution_gives_zero_on_average_and_another_does_not():
 
 def test_all_images_in_each_subset_leave_no_spread():
     real, fake = torch.randn(40, 4), torch.randn(40, 4)
-    found = kernel_distance(real, fake, subsets=3, subset_size=1000)
+    found = kernel_distance(real, fake, subsets=3, subset_size=40)
     assert found.mean == pytest.approx(squared_mmd(real, fake), rel=1e-9)
     assert found.std == pytest.approx(0.0, abs=1e-12)
+
+
+def test_fewer_images_than_a_subset_are_halved():
+    real, fake = torch.randn(41, 4), torch.randn(50, 4)
+    found = kernel_distance(real, fake, subsets=3)
+    assert found == kernel_distance(real, fake, subsets=3, subset_size=20)
+    assert found.std > 0
+    assert kernel_distance(real[:2], fake[:2], subsets=3).std == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_seed_chooses_the_subsets():
