@@ -1,8 +1,7 @@
 """Features of a classifier that was trained on the data set's own labels, and is kept in the cache.
 
-With it the quality of a run can be followed where nothing can be downloaded; and on images unlike ImageNet's its
-features say more than Inception's. Scores are comparable between runs with the same classifier: its hash is stored
-beside them.
+With it the quality of a run can be followed where nothing can be downloaded. Scores are comparable between runs with
+the same classifier: its hash is stored beside them.
 """
 
 import hashlib
