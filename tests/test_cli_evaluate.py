@@ -157,6 +157,16 @@ def test_a_run_of_networks_of_ones_own_is_scored_from_python(tmp_path: Path) -> 
     assert "was made from its owner's networks" in result.stderr
 
 
+def test_the_data_are_opened_as_they_were_for_training(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tiny = ["--set", "width=2", "--set", "num_samples=10", "--set", "max_images=30"]
+    assert run("train", "--out", out, "--steps", 1, "--batch-size", 4, *tiny).exit_code == 0
+    for arguments, count in (((), 30), (("--data", "digits"), 40)):
+        result = evaluate(out, "--metrics", "fid", *arguments)
+        assert result.exit_code == 0, result.stderr
+        assert records_of(out)[-1]["num_real"] == count
+
+
 def test_data_that_have_changed_are_named(finished: Path, tmp_path: Path) -> None:
     text = (finished / "config.yaml").read_text()
     assert "length: 1797" in text

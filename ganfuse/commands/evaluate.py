@@ -20,6 +20,7 @@ logger = logging.getLogger("ganfuse.evaluate")
 EXAMPLE = "ganfuse evaluate runs/sagan-digits --metrics fid,kid,pr --num 1000 --json scores.json"
 
 MOST_IMAGES = 10_000
+_DATA_OPTIONS = ("resize", "on_bad_image", "max_images", "split")
 
 
 class Weights(str, Enum):
@@ -153,9 +154,12 @@ def _open_data(folder: "RunFolder", source: str | None, split: str | None) -> "t
             f"{folder.config_file} does not say which data the run was trained on (it has no {missing[0]})",
             "score it from Python: ganfuse.engine.metrics.Evaluator takes any data set",
         )
-    size = {key: described[key] for key in ("resolution", "channels")}
+    # What is at its default is not recorded.
+    recorded: dict[str, Any] = {
+        key: described[key] for key in ("resolution", "channels", *_DATA_OPTIONS) if key in described
+    }
     try:
-        own = open_dataset(described["name"], **size)
+        own = open_dataset(described["name"], **recorded)
     except FileNotFoundError as error:
         raise CommandError(f"the data that the run was trained on: {error}") from error
     if len(own) != described.get("length", len(own)):
@@ -167,8 +171,10 @@ def _open_data(folder: "RunFolder", source: str | None, split: str | None) -> "t
         )
     if source is None and split is None:
         return own, own
-    options: dict[str, Any] = {} if split is None else {"split": split}
-    return own, open_dataset(source or described["name"], **size, **options)
+    # Other pictures are to be framed alike; how many were taken, and from which split, belongs to the run's own.
+    framing: dict[str, Any] = {key: recorded[key] for key in ("resolution", "channels", "resize") if key in recorded}
+    options = framing if split is None else {**framing, "split": split}
+    return own, open_dataset(source or described["name"], **options)
 
 
 def _load(run: Path, step: int, weights: str, device: str) -> "Game":
