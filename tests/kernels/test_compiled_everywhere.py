@@ -19,8 +19,9 @@ CLEAN = {
     "feature_attention": set(inspection.TARGETS),
     "channel_norm": {"sm80", "sm89", "sm90", "gfx942"},
     "bias_act": set(inspection.TARGETS),
-    "minibatch_stddev": set(inspection.TARGETS) - {"gfx942"},
-    "pixel_norm": {"sm80", "sm89"},
+    "minibatch_stddev": set(inspection.TARGETS),
+    "pixel_norm": set(inspection.TARGETS),
+    "spectral_normalize": set(inspection.TARGETS),
 }
 
 
