@@ -5,14 +5,15 @@ of each weight tell how stable training is, and clamping the first one prevents 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from ganfuse.engine.weight_matrices import weight_matrices
+from ganfuse.engine.weight_matrices import WeightMatrix, weight_matrices
 
 if TYPE_CHECKING:
     from ganfuse.engine.trainer import Trainer
@@ -181,6 +182,9 @@ class LogSingularValues:
         every: steps between. They join the losses in the metrics at the next line that is logged.
         k: how many of each weight.
         modules: names of modules of the game; by default all of it.
+        as_convolutions: also those of each convolution as an operator, see `convolution_singular_values`, on maps of
+            the size on which it was first seen at work; as "convolution_singular_values/PLAYER.LAYER/0", 1, 2. Slower:
+            some twenty convolutions forward and back each.
 
     Raises:
         ValueError: for arguments out of range.
@@ -190,23 +194,58 @@ class LogSingularValues:
         Trainer(game, "digits", out="runs/a", hooks=[LogSingularValues(every=500)]).fit()
     """
 
-    def __init__(self, every: int = 100, k: int = 3, modules: Sequence[str] = ("",)) -> None:
+    def __init__(
+        self, every: int = 100, k: int = 3, modules: Sequence[str] = ("",), *, as_convolutions: bool = False
+    ) -> None:
         if every < 1:
             raise ValueError(f"every: expected a positive number of steps, got {every}")
         _check(k, 1, 1e-4)
         self.every = every
         self.k = k
         self.modules = tuple(modules)
+        self.as_convolutions = as_convolutions
+        self._sizes: dict[str, tuple[int, ...]] = {}
+        self._watches: list[RemovableHandle] = []
 
     def __call__(self, trainer: "Trainer") -> None:
+        if self.as_convolutions and not (self._sizes or self._watches):
+            self._watch(trainer.game)
         if trainer.step % self.every:
             return
-        found = {}
-        for name in self.modules:
-            for layer, values in singular_values(trainer.game.get_submodule(name), self.k).items():
-                full = ".".join(part for part in (name, layer) if part)
-                found.update({f"{full}/{i}": value for i, value in enumerate(values)})
-        trainer.record.add(trainer.step, "singular_values", found)
+        for kind, values in self._found(trainer.game).items():
+            entries = {f"{layer}/{i}": value for layer, some in values.items() for i, value in enumerate(some)}
+            trainer.record.add(trainer.step, kind, entries)
+
+    def _found(self, game: nn.Module) -> dict[str, dict[str, Tensor]]:
+        found = {"singular_values": {name: top_singular_values(m.matrix(), self.k).s for name, m in self._all(game)}}
+        if self._sizes:
+            for watch in self._watches:
+                watch.remove()
+            found["convolution_singular_values"] = {
+                name: convolution_singular_values(m.layer, self._sizes[name], self.k, weight=m.parameter)
+                for name, m in self._all(game)
+                if name in self._sizes
+            }
+        return found
+
+    def _all(self, game: nn.Module) -> Iterator[tuple[str, WeightMatrix]]:
+        """Weights, by name in the game."""
+        for module in self.modules:
+            for matrix in weight_matrices(game.get_submodule(module), embeddings=False):
+                yield ".".join(part for part in (module, matrix.name) if part), matrix
+
+    def _watch(self, game: nn.Module) -> None:
+        """Find out how large the maps are that convolutions see."""
+
+        def note(name: str) -> Callable[[nn.Module, Any], None]:
+            def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                self._sizes.setdefault(name, tuple(inputs[0].shape[2:]))
+
+            return hook
+
+        for name, matrix in self._all(game):
+            if isinstance(matrix.layer, nn.modules.conv._ConvNd):
+                self._watches.append(matrix.layer.register_forward_pre_hook(note(name)))
 
 
 def _lanczos(apply: _Apply, adjoint: _Apply, start: Tensor, k: int, max_iterations: int, tol: float) -> PartialSVD:

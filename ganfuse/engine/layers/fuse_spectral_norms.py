@@ -10,14 +10,19 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
-from torch.nn.utils.spectral_norm import SpectralNorm as _TorchSpectralNorm
 
-from ganfuse.engine.layers.spectral_norm import PowerMethod, PreparedWeight, SpectralNorm, remove_hooks
+from ganfuse.engine.layers.spectral_norm import (
+    PowerMethod,
+    PreparedWeight,
+    SpectralNorm,
+    TorchParametrization,
+    TorchSpectralNorm,
+    remove_hooks,
+)
 from ganfuse.kernels.spectral_normalize import Normalised, normalise_batch
 
-__all__ = ["fuse_spectral_norms", "unfuse_spectral_norms"]
+__all__ = ["fuse_networks", "fuse_spectral_norms", "unfuse_spectral_norms"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -75,12 +80,39 @@ def unfuse_spectral_norms(model: ModuleT) -> ModuleT:
     return model
 
 
+def fuse_networks(game: nn.Module, names: Iterable[str]) -> list[str]:
+    """Apply `fuse_spectral_norms` to those of a game's networks that have something to fuse and are not fused yet.
+
+    Args:
+        names: of submodules of `game`, each called as a whole, as `nn.Module.get_submodule` takes them.
+
+    Returns:
+        The names of the networks that are fused now and were not before.
+    """
+    changed = []
+    for name in dict.fromkeys(names):
+        network = game.get_submodule(name)
+        network = getattr(network, "_orig_mod", network)
+        parts = list(network.modules())
+        if any(_find(part) is not None for part in parts):
+            continue
+        if any(_adoptable(part) for part in parts):
+            fuse_spectral_norms(network)
+            changed.append(name)
+    return changed
+
+
 class _FusedSpectralNorms:
     """The model's pre-hook, and the hook that follows its forward."""
 
+    active = False
+
     def __init__(self, layers: list["_Layer"]) -> None:
         self.layers = layers
-        self.active = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: one that is made in the middle of a forward is not in one."""
+        return {"layers": self.layers}
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         # A replica of DataParallel shares this hook with the model, whose layers are on another device.
@@ -202,10 +234,10 @@ class _ParametrizedLayer(_Layer):
         return self.method.training
 
     def release(self) -> None:
-        self.method.__class__ = _SpectralNorm  # type: ignore[assignment]
+        self.method.__class__ = TorchParametrization  # type: ignore[assignment]
 
 
-class _FusedParametrization(PowerMethod, _SpectralNorm):
+class _FusedParametrization(PowerMethod, TorchParametrization):
     """PyTorch's parametrisation, which takes a prepared weight where there is one. Its step computes u before v."""
 
     first = "u"
@@ -227,19 +259,31 @@ class _FusedParametrization(PowerMethod, _SpectralNorm):
 
 def _adopt(module: nn.Module) -> Iterable[_Layer]:
     yield from _hooked(module)
-    if is_parametrized(module):
-        for parametrization in module.parametrizations.values():  # type: ignore[union-attr,operator]
-            if (
-                len(parametrization) == 1
-                and type(parametrization[0]) is _SpectralNorm
-                and parametrization.original.dim() > 1
-            ):
-                yield _ParametrizedLayer(module, parametrization)
+    for parametrization in _parametrizations(module):
+        yield _ParametrizedLayer(module, parametrization)
+
+
+def _adoptable(module: nn.Module) -> bool:
+    """Whether `_adopt` would find something. Changes nothing."""
+    hooks = module._forward_pre_hooks.values()
+    return any(isinstance(hook, TorchSpectralNorm | SpectralNorm) for hook in hooks) or bool(_parametrizations(module))
+
+
+def _parametrizations(module: nn.Module) -> list[ParametrizationList]:
+    """Those that consist of PyTorch's spectral normalisation, of a matrix, alone."""
+    if not is_parametrized(module):
+        return []
+    candidates: Iterable[ParametrizationList] = module.parametrizations.values()  # type: ignore[union-attr,operator,assignment]
+    return [
+        some
+        for some in candidates
+        if len(some) == 1 and type(some[0]) is TorchParametrization and some.original.dim() > 1
+    ]
 
 
 def _hooked(module: nn.Module) -> Iterator[_Layer]:
     for key, hook in list(module._forward_pre_hooks.items()):
-        if isinstance(hook, _TorchSpectralNorm):
+        if isinstance(hook, TorchSpectralNorm):
             ours = SpectralNorm(hook.name, hook.n_power_iterations, hook.eps, hook.dim)
             ours.original = hook
             module._forward_pre_hooks[key] = hook = ours

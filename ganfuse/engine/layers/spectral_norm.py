@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
+from torch.nn.utils.spectral_norm import SpectralNorm as TorchSpectralNorm
 
 from ganfuse.kernels.spectral_normalize import Normalised, normalise_batch
 
@@ -124,9 +126,18 @@ def hold_spectral_norms(model: nn.Module) -> Iterator[None]:
 
     Later forwards take the stored u and v: for recipes where the discriminator sees real and generated images with the
     same weights. Each forward has a graph of its own. For `spectral_norm` layers, and all that `fuse_spectral_norms`
-    found in `model`.
+    found in `model`. Inside another one for the same layers it changes nothing: the outer one holds them to its end.
+
+    Raises:
+        ValueError: a layer of `model` is normalised by PyTorch's own code, which steps whenever it likes.
     """
-    holders = [hook for module in model.modules() for hook in spectral_hooks(module)]
+    for name, module in model.named_modules():
+        if normalised_by_torch(module):
+            raise ValueError(
+                f"hold_spectral_norms: {name or 'the model'} is normalised by PyTorch's spectral_norm, which cannot be "
+                "held; apply fuse_spectral_norms to the model first, which takes over all but combined parametrisations"
+            )
+    holders = [hook for module in model.modules() for hook in spectral_hooks(module) if not hook.hold]
     for hook in holders:
         hook.hold, hook.stepped = True, False
     try:
@@ -160,6 +171,10 @@ class PowerMethod:
     prepared: PreparedWeight | None = None
     hold = False
     stepped = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: without what concerns the forward, or the turn, in the middle of which they are made."""
+        return {key: value for key, value in vars(self).items() if key not in ("prepared", "hold", "stepped")}
 
     def step(self, training: bool) -> tuple[int, bool, bool]:
         """How many iterations the next weight takes, whether it starts with the stored v, whether it stores u and v."""
@@ -222,6 +237,14 @@ class SpectralNorm(PowerMethod):
             batch.store()
             self.stepped = True
         return batch.weights[0]  # type: ignore[no-any-return]
+
+
+def normalised_by_torch(module: nn.Module) -> bool:
+    """Whether PyTorch's code, hook or parametrisation, computes a weight of `module`'s own."""
+    if any(isinstance(hook, TorchSpectralNorm) for hook in module._forward_pre_hooks.values()):
+        return True
+    # Of a vector it makes a unit vector, by no power method.
+    return type(module) is TorchParametrization and hasattr(module, "_u")
 
 
 def spectral_hooks(module: nn.Module) -> Iterator[PowerMethod]:
