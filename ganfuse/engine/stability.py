@@ -114,11 +114,11 @@ class _Clamp:
 
     def __init__(self, networks: Sequence[nn.Module], options: StabilityOptions) -> None:
         self.networks = networks
-        self.bound = {"value": options.clamp_singular_values, "ratio": options.clamp_singular_values_ratio}
+        self.value, self.ratio = options.clamp_singular_values, options.clamp_singular_values_ratio
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for network in self.networks:
-            clamp_singular_values(network, **self.bound)
+            clamp_singular_values(network, value=self.value, ratio=self.ratio)
 
 
 def _networks(game: Game, player: Player) -> list[nn.Module]:

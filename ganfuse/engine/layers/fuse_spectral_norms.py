@@ -10,16 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm as TorchSpectralNorm
 
-from ganfuse.engine.layers.spectral_norm import (
-    PowerMethod,
-    PreparedWeight,
-    SpectralNorm,
-    TorchParametrization,
-    TorchSpectralNorm,
-    remove_hooks,
-)
+from ganfuse.engine.layers.spectral_norm import PowerMethod, PreparedWeight, SpectralNorm, remove_hooks
 from ganfuse.kernels.spectral_normalize import Normalised, normalise_batch
 
 __all__ = ["fuse_networks", "fuse_spectral_norms", "unfuse_spectral_norms"]
@@ -81,7 +76,7 @@ def unfuse_spectral_norms(model: ModuleT) -> ModuleT:
 
 
 def fuse_networks(game: nn.Module, names: Iterable[str]) -> list[str]:
-    """Apply `fuse_spectral_norms` to those of a game's networks that have something to fuse and are not fused yet.
+    """Apply `fuse_spectral_norms` to those of a game's networks that have something to fuse, and nothing fused yet.
 
     Args:
         names: of submodules of `game`, each called as a whole, as `nn.Module.get_submodule` takes them.
@@ -92,11 +87,12 @@ def fuse_networks(game: nn.Module, names: Iterable[str]) -> list[str]:
     changed = []
     for name in dict.fromkeys(names):
         network = game.get_submodule(name)
-        network = getattr(network, "_orig_mod", network)
-        parts = list(network.modules())
+        fused = [found for part in game.modules() if (found := _find(part)) is not None]
+        taken = {layer.owner for some in fused for layer in some.layers}
+        parts = list(getattr(network, "_orig_mod", network).modules())
         if any(_find(part) is not None for part in parts):
             continue
-        if any(_adoptable(part) for part in parts):
+        if any(_adoptable(part) and part not in taken for part in parts):
             fuse_spectral_norms(network)
             changed.append(name)
     return changed
