@@ -203,7 +203,7 @@ def backward(
 def fake_backward(
     grads: Tensors, weights: Tensors, sigmas: Tensor, dims: Sequence[int], chosen: Sequence[int]
 ) -> tuple[list[Tensor], Tensor]:
-    return [empty_like(weights[i], dims[i]) for i in chosen], torch.zeros_like(sigmas)
+    return [empty_like(weights[i], dims[i]) for i in chosen], _one_each(sigmas, chosen)
 
 
 def double_backward(
@@ -240,7 +240,12 @@ def fake_double_backward(
     grads: Tensors, weights: Tensors, sigmas: Tensor, dims: Sequence[int], chosen: Sequence[int]
 ) -> tuple[list[Tensor], Tensor, list[Tensor]]:
     grad_gs = [empty_like(weights[i], dims[i], g.dtype) for i, g in zip(chosen, grads)]
-    return grad_gs, torch.zeros_like(sigmas), [empty_like(weights[i], dims[i]) for i in chosen]
+    return grad_gs, _one_each(sigmas, chosen), [empty_like(weights[i], dims[i]) for i in chosen]
+
+
+def _one_each(sigmas: Tensor, chosen: Sequence[int]) -> Tensor:
+    """A number per layer, 0 for those that are not chosen; where all are, they will all be written."""
+    return torch.empty_like(sigmas) if len(chosen) == len(sigmas) else torch.zeros_like(sigmas)
 
 
 def _of(batch: _Batch, tensors: Tensors) -> list[Tensor]:
