@@ -57,6 +57,7 @@ gpu:
 	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests --gpu-report "$(OUT)/gpu-tests.json"
 	PYTHONPATH=. $(PYTHON) benchmarks/attention.py --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/folded_convs.py --device cuda --out "$(OUT)"
+	PYTHONPATH=. $(PYTHON) benchmarks/spectral_norm.py --out "$(OUT)"
 
 inspect: $(VENV)/.installed
 	$(BIN)/ganfuse inspect

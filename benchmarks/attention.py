@@ -12,7 +12,6 @@ import argparse
 import fnmatch
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable
@@ -67,13 +66,6 @@ def missing(plan: Plan, rows: list[dict[str, Any]]) -> Plan:
     there = {(row["case"], row["provider"], row["pass"]) for row in rows}
     left = [(c, [p for p in names if any((c.name, p, w) not in there for w in PASSES)]) for c, names in plan]
     return [(case, names) for case, names in left if names]
-
-
-def _path(out: Path, device: torch.device) -> Path:
-    if out.suffix == ".jsonl":
-        return out
-    slug = "cpu" if device.type == "cpu" else re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower())
-    return out / f"attention-{slug.strip('-')}.jsonl"
 
 
 def _command(argv: list[str]) -> str:
@@ -142,7 +134,9 @@ def main(argv: list[str] | None = None) -> int:
     earlier = os.environ.pop(_BEGAN, None)
     began = float(earlier or time.time())
     try:
-        results = records.ResultFile(_path(args.out, device), about, restart=args.restart and earlier is None)
+        results = records.ResultFile(
+            records.result_path(args.out, "attention", device), about, restart=args.restart and earlier is None
+        )
     except records.OtherRunError as error:
         return _fail(str(error))
     minutes = args.minutes if args.minutes is not None else (5.0 if gpu else 0.0)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,14 @@ def device_name(device: torch.device) -> str:
     except OSError:
         pass
     return f"{model}, {torch.get_num_threads()} threads"
+
+
+def result_path(out: Path, benchmark: str, device: torch.device) -> Path:
+    """Where results go: `out` itself if it is a .jsonl file, else a file in that folder, named after the device."""
+    if out.suffix == ".jsonl":
+        return out
+    slug = "cpu" if device.type == "cpu" else re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower())
+    return out / f"{benchmark}-{slug.strip('-')}.jsonl"
 
 
 def source_digest(folder: str = "kernels") -> str:
