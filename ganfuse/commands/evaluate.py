@@ -52,7 +52,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of latents, classes and the choice of real images.")] = 0,
     weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
-    checkpoint: Annotated[str, typer.Option(help="latest, the step of a checkpoint, or all.")] = "latest",
+    checkpoint: Annotated[str, typer.Option(help="latest, best, the step of a checkpoint, or all.")] = "latest",
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; the latents depend on it.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1...")] = "auto",
     standing_statistics: Annotated[
@@ -132,13 +132,13 @@ def _steps(folder: "RunFolder", checkpoint: str) -> list[int]:
     from ganfuse.engine.checkpoint import list_checkpoints
 
     folder.read_config()
-    if checkpoint not in ("latest", "all") and not checkpoint.isdecimal():
+    if checkpoint not in ("latest", "best", "all") and not checkpoint.isdecimal():
         raise CommandError(f"--checkpoint expects 'latest', 'all' or a step, got {checkpoint!r}")
     try:
         if checkpoint == "all":
             folder.checkpoint()  # says so if there is none
             return [found.step for found in list_checkpoints(folder.checkpoints)]
-        return [folder.checkpoint(int(checkpoint) if checkpoint.isdecimal() else "latest").step]
+        return [folder.checkpoint(int(checkpoint) if checkpoint.isdecimal() else checkpoint).step]
     except CheckpointError as error:
         raise CommandError(str(error)) from error
 

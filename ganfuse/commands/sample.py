@@ -46,7 +46,7 @@ def sample(
         typer.Option(help='Classes to draw, by number or name, such as "0,1,2", or "each".', show_default="at random"),
     ] = None,
     weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
-    checkpoint: Annotated[str, typer.Option(help="latest, or the step of a checkpoint.")] = "latest",
+    checkpoint: Annotated[str, typer.Option(help="latest, best, or the step of a checkpoint.")] = "latest",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1...")] = "auto",
     scale: Annotated[int, typer.Option(min=1, help="Enlarge every pixel by this whole factor.")] = 1,
 ) -> None:
@@ -76,10 +76,10 @@ def sample(
 
 
 def _which(checkpoint: str) -> str | int:
-    if checkpoint == "latest":
+    if checkpoint in ("latest", "best"):
         return checkpoint
     if not checkpoint.isdecimal():
-        raise CommandError(f"--checkpoint expects 'latest' or a step, got {checkpoint!r}")
+        raise CommandError(f"--checkpoint expects 'latest', 'best' or a step, got {checkpoint!r}")
     return int(checkpoint)
 
 

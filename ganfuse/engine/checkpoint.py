@@ -137,9 +137,10 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
-    for checkpoint in list_checkpoints(folder)[:-keep]:
+def prune_checkpoints(folder: Path, keep: int, *, spare: int | None = None) -> None:
+    """Removes all but the newest `keep` checkpoints and that of the step `spare`."""
+    others = [checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.step != spare]
+    for checkpoint in others[:-keep]:
         # Renamed first: a folder that is half removed must not look like a checkpoint.
         discarded = folder / f".{checkpoint.path.name}.replaced"
         shutil.rmtree(discarded, ignore_errors=True)

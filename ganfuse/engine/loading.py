@@ -29,7 +29,7 @@ def load_run(
         game: a game to load the weights into. Needed where the run's networks were one's own; otherwise the game is
             built by the name and the configuration in config.yaml.
         weights: "ema", moving averages for the parts of which the run keeps one, or "raw", the trained weights.
-        checkpoint: "latest", or the step of a checkpoint.
+        checkpoint: "latest", "best" (of a run that was scored while training), or the step of a checkpoint.
         device: where the game goes.
 
     Raises:

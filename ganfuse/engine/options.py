@@ -1,7 +1,7 @@
 """The trainer's options, checked."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,7 +14,7 @@ __all__ = ["TrainerOptions", "option_names", "resolve_device"]
 
 ON_NONFINITE = ("stop", "skip", "rollback")
 # Options that decide the course of a run: a resumed run must have the same.
-FIXED_BY_RUN = ("batch_size", "seed", "precision", "flip", "accumulation")
+FIXED_BY_RUN = ("batch_size", "seed", "precision", "flip", "accumulation", "held_out")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ class TrainerOptions:
         num_samples: about how many images a grid has.
         workers: processes that read images; 0 reads them in this one.
         prefetch: read the next batch, and send it to a GPU, while the present one is worked on.
+        evaluate_every: steps between scores (see `ganfuse.engine.metrics.Evaluate`); 0: none.
+        evaluate_metrics: which; the first one says which step is the best, and its checkpoint is kept.
+        evaluate_num: images of each kind that are compared.
+        held_out: the share of the data that is not trained on, for the collapse monitor; 0: none.
+        monitor_every: steps between what the collapse monitor logs: the discriminator's accuracy on held-out images
+            against training ones, and top singular values; 0: none.
         on_nonfinite: what a loss or gradient that is NaN or infinite does: "stop" the run with an error, "skip" the
             step of the optimiser, or "rollback" to the newest checkpoint and on with other random numbers.
         resume: go on from the newest checkpoint in `out`; begins anew, and says so, if there is none.
@@ -77,6 +83,11 @@ class TrainerOptions:
     num_samples: int = 64
     workers: int = 0
     prefetch: bool = False
+    evaluate_every: int = 0
+    evaluate_metrics: Sequence[str] = ("fid",)
+    evaluate_num: int = 2000
+    held_out: float = 0.0
+    monitor_every: int = 0
     on_nonfinite: str = "stop"
     resume: bool = False
     overwrite: bool = False
@@ -102,10 +113,12 @@ class TrainerOptions:
         return cls(**options)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "keep_checkpoints", "num_samples"):
+        for name in ("steps", "batch_size", "log_every", "keep_checkpoints", "num_samples", "evaluate_num"):
             _require_int(name, getattr(self, name), 1)
-        for name in ("seed", "checkpoint_every", "sample_every", "workers"):
+        for name in ("seed", "checkpoint_every", "sample_every", "workers", "evaluate_every", "monitor_every"):
             _require_int(name, getattr(self, name), 0)
+        if not 0.0 <= self.held_out < 1.0:
+            raise ValueError(f"held_out: expected a share of the data, 0 <= held_out < 1, got {self.held_out!r}")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, bool) and not isinstance(value, bool):

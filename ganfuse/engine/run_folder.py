@@ -101,24 +101,27 @@ class RunFolder:
         return config
 
     def checkpoint(self, which: str | int = "latest") -> Checkpoint:
-        """The newest checkpoint, or the one of a step.
+        """The newest checkpoint, the one that scored best while training, or the one of a step.
 
         Raises:
-            CheckpointError: the run has no checkpoint yet, or none of that step.
-            ValueError: `which` is neither "latest" nor a step.
+            CheckpointError: the run has no checkpoint yet, no scores, or no checkpoint of that step.
+            ValueError: `which` is neither "latest" nor "best" nor a step.
         """
-        if which != "latest" and (isinstance(which, bool) or not isinstance(which, int)):
-            raise ValueError(f"checkpoint: expected 'latest' or a step, got {which!r}")
+        if which not in ("latest", "best") and (isinstance(which, bool) or not isinstance(which, int)):
+            raise ValueError(f"checkpoint: expected 'latest', 'best' or a step, got {which!r}")
         found = list_checkpoints(self.checkpoints)
         if not found:
             raise CheckpointError(f"{self.checkpoints}: the run has no checkpoint yet")
         if which == "latest":
             return found[-1]
+        step = found[-1].read_state().get("best_step") if which == "best" else which
+        if step is None:
+            raise CheckpointError(f"{self.checkpoints}: the run was not scored while training (evaluate_every)")
         for checkpoint in found:
-            if checkpoint.step == which:
+            if checkpoint.step == step:
                 return checkpoint
         steps = ", ".join(str(checkpoint.step) for checkpoint in found)
-        raise CheckpointError(f"{self.checkpoints}: there is no checkpoint of step {which}; there are: {steps}")
+        raise CheckpointError(f"{self.checkpoints}: there is no checkpoint of step {step}; there are: {steps}")
 
     def drop_metrics_after(self, step: int) -> None:
         """Removes lines that a run wrote after the checkpoint that it now resumes from, and a line half written."""

@@ -23,7 +23,9 @@ __all__ = ["load_run_state", "save_run_state", "split_weights"]
 
 
 def save_run_state(trainer: "Trainer") -> Path:
-    """Writes a checkpoint of the present step and removes the oldest beyond `keep_checkpoints`. Returns its folder.
+    """Writes a checkpoint of the present step and removes the oldest beyond `keep_checkpoints`, but not the best.
+
+    Returns its folder.
 
     In a distributed run the first process writes, and the others wait for it.
 
@@ -41,6 +43,7 @@ def save_run_state(trainer: "Trainer") -> Path:
         "seconds": trainer.seconds,
         "images_drawn": trainer.batches.drawn,
         "phase": trainer.phase,
+        "best_step": trainer.best_step,
         "rollbacks": trainer.rollbacks,
         "skipped": trainer.record.skipped,
         "latest_losses": dict(trainer.record.latest),
@@ -50,7 +53,7 @@ def save_run_state(trainer: "Trainer") -> Path:
     folder = trainer.run.checkpoints
     if trainer.processes.is_first:
         save_checkpoint(folder, trainer.step, game=trainer.game.name, weights=weights, state=state)
-        prune_checkpoints(folder, trainer.options.keep_checkpoints)
+        prune_checkpoints(folder, trainer.options.keep_checkpoints, spare=trainer.best_step)
     trainer.processes.wait()
     return checkpoint_path(folder, trainer.step)
 
@@ -84,6 +87,7 @@ def load_run_state(trainer: "Trainer", config: dict[str, Any]) -> str:
         trainer.seconds = state["seconds"]
         trainer.batches.drawn = state["images_drawn"]
         trainer.phase = state["phase"]
+        trainer.best_step = state["best_step"]
         trainer.rollbacks = state["rollbacks"]
         trainer.record.skipped = state["skipped"]
         trainer.record.latest = dict(state["latest_losses"])

@@ -30,6 +30,7 @@ from ganfuse.engine.run_state import load_run_state, save_run_state
 from ganfuse.engine.schedules import Progress
 from ganfuse.engine.seeding import GlobalRandomness, derive_seed, make_generator
 from ganfuse.engine.turn_runner import TurnRunner
+from ganfuse.engine.watching import split_held_out, watching_hooks
 
 if TYPE_CHECKING:
     from ganfuse.engine.data.sources import DataKind
@@ -82,12 +83,14 @@ class Trainer:
             folder), opened at the size and with the channels of the game's own images. See `ImageData` for domains and
             embeddings.
         out: the run's folder.
-        hooks: each is called with the trainer after every step; see also `stop` and `note`.
+        hooks: each is called with the trainer after every step; see also `stop`, `note` and `mark_best`.
         **options: see `ganfuse.engine.options.TrainerOptions`.
 
     Attributes:
         game, step, device, data, options, processes.
         averages: the game's moving averages, by module name.
+        hooks: those of the options and those that were given.
+        best_step: the step that a hook has marked as the best.
 
     Raises:
         ValueError: names the option, what came and what was expected; unknown options with the nearest known name.
@@ -117,6 +120,7 @@ class Trainer:
             self.run.require_vacant()
         check_image_data(data)
         game.check_data(data)
+        data, held_out = split_held_out(data, self.options)
         self.options.check_batch(self.options.batch_size, self.processes.count)
         self.game = game.to(self.device)
         synchronise_statistics(self.game)
@@ -128,7 +132,8 @@ class Trainer:
         self.seconds = 0.0
         self.rollbacks = 0
         self.phase: str | int | None = None
-        self.hooks = tuple(hooks)
+        self.best_step: int | None = None
+        self.hooks = [*watching_hooks(self.options, held_out), *hooks]
         self.rng = torch.Generator(self.device)
         self.global_randomness = GlobalRandomness(self.options.seed, self.device)
         self.record = LossRecord(self.device)
@@ -164,6 +169,7 @@ class Trainer:
         self._opened = False
         self._saved_at = self._sampled_at = -1
         self._stop_reason = ""
+        self._best_marked = False
 
     @property
     def images(self) -> int:
@@ -173,6 +179,10 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """Makes `fit` save and return after the present step. For hooks."""
         self._stop_reason = reason
+
+    def mark_best(self) -> None:
+        """Keeps a checkpoint of the present step until another one is marked. For hooks."""
+        self._best_marked = True
 
     def note(self, name: str, values: Mapping[str, Tensor]) -> None:
         """Adds scalars to the metrics of the next line that is logged, as "name/entry". For hooks."""
@@ -245,6 +255,7 @@ class Trainer:
                 continue
             self.seconds = seconds_before + time.monotonic() - began
             progress.advance(self.step)
+            self._run_hooks()
             if self.step % options.log_every == 0:
                 self.record.flush()
                 now = time.monotonic()
@@ -265,8 +276,6 @@ class Trainer:
                 self._save()
             if options.sample_every and self.step % options.sample_every == 0:
                 self._sample(log)
-            for hook in self.hooks:
-                hook(self)
             if self._complete():
                 break
             reason = self._reason_to_stop(began, signals)
@@ -275,6 +284,14 @@ class Trainer:
             if reason:
                 return reason
         return "steps"
+
+    def _run_hooks(self) -> None:
+        for hook in self.hooks:
+            hook(self)
+        # Saving is for all processes, and it may be only the first one that scores.
+        if self.hooks and self.processes.first_set([self._best_marked], self.device) is not None:
+            self.best_step, self._best_marked = self.step, False
+            self._save()
 
     def _complete(self) -> bool:
         kimg = self.options.kimg

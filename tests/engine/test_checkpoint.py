@@ -162,7 +162,7 @@ def test_load_run_errors(run, tmp_path):
         load_run(run, toy_game(), weights="best")
     with pytest.raises(CheckpointError, match="no checkpoint of step 3; there are: 2, 4"):
         load_run(run, toy_game(), checkpoint=3)
-    with pytest.raises(ValueError, match="checkpoint: expected 'latest' or a step, got 'newest'"):
+    with pytest.raises(ValueError, match="checkpoint: expected 'latest', 'best' or a step, got 'newest'"):
         load_run(run, toy_game(), checkpoint="newest")
     with pytest.raises(CheckpointError, match=r"not in the file: generator\.layer\.weight"):
         load_run(run, plain_game())

@@ -33,7 +33,8 @@ class Evaluate:
     """A hook of `Trainer` that scores the run as it goes, with the averaged weights where there are any.
 
     The scores join the losses in the metrics as "evaluation/fid" and so on, at the next line that is logged, and are
-    written with all their circumstances to RUN/evaluations.jsonl. Training goes on as if nothing had been drawn.
+    written with all their circumstances to RUN/evaluations.jsonl. The checkpoint of the best step is kept. Training
+    goes on as if nothing had been drawn.
 
     Args:
         every: steps between evaluations. The first of several processes makes them, while the others wait.
@@ -96,6 +97,8 @@ class Evaluate:
         about = {"step": trainer.step, "during": "training", "scores": self.scores, "weights": weights}
         append_evaluation(trainer.run, {**about, **self._evaluator.describe()})
         self._remember(trainer.step, self.scores[self._main])
+        if self.best is not None and self.best.step == trainer.step:
+            trainer.mark_best()
 
     @property
     def best(self) -> BestScore | None:

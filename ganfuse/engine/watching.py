@@ -1,0 +1,45 @@
+"""The hooks that a run's options ask for: scores while training, and signs of collapse."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ganfuse.engine.batches import ImageData
+from ganfuse.engine.options import TrainerOptions
+
+if TYPE_CHECKING:
+    from ganfuse.engine.trainer import Trainer
+
+__all__ = ["split_held_out", "watching_hooks"]
+
+
+def split_held_out(data: ImageData, options: TrainerOptions) -> tuple[ImageData, ImageData | None]:
+    """The data to train on, and those that the options hold out of it.
+
+    Raises:
+        ValueError: the data set cannot be divided.
+    """
+    if not options.held_out:
+        return data, None
+    from ganfuse.engine.data import split_dataset
+
+    return split_dataset(data, options.held_out, options.seed)  # type: ignore[type-var]
+
+
+def watching_hooks(options: TrainerOptions, held_out: ImageData | None) -> list[Callable[["Trainer"], None]]:
+    """The hooks, none without such options.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    hooks: list[Callable[[Trainer], None]] = []
+    if options.evaluate_every:
+        from ganfuse.engine.metrics import Evaluate
+
+        hooks.append(Evaluate(options.evaluate_every, tuple(options.evaluate_metrics), options.evaluate_num))
+    if options.monitor_every:
+        from ganfuse.engine.metrics import CollapseMonitor
+
+        if held_out is None:
+            raise ValueError("monitor_every: the collapse monitor compares with images that are held out: set held_out")
+        hooks.append(CollapseMonitor(held_out, options.monitor_every))
+    return hooks

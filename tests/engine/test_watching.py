@@ -1,0 +1,66 @@
+"""Scores and monitors that options ask for, and the checkpoint of the best step."""
+
+import json
+
+import pytest
+import torch
+
+from ganfuse.engine import CheckpointError, Trainer, load_run
+from ganfuse.engine.checkpoint import list_checkpoints
+from tests.engine.test_resume import make_trainer
+from tests.engine.toys import ToyData, toy_game
+
+
+def mark_at(*steps):
+    return lambda trainer: trainer.mark_best() if trainer.step in steps else None
+
+
+def steps_of(out):
+    return [checkpoint.step for checkpoint in list_checkpoints(out / "checkpoints")]
+
+
+def test_the_best_checkpoint_stays_until_a_better_one(tmp_path):
+    make_trainer(tmp_path, checkpoint_every=2, hooks=[mark_at(3)]).fit()
+    assert steps_of(tmp_path) == [3, 8, 9]
+    best = load_run(tmp_path, toy_game(1), checkpoint="best", weights="raw")
+    weights = list_checkpoints(tmp_path / "checkpoints")[0].read_weights()
+    assert torch.equal(best.generator.embed.weight, weights["game.generator.embed.weight"])
+    make_trainer(tmp_path, steps=15, checkpoint_every=2, hooks=[mark_at(11)], resume=True).fit()
+    assert steps_of(tmp_path) == [11, 14, 15]
+
+
+def test_a_run_without_scores_has_no_best(tmp_path):
+    make_trainer(tmp_path).fit()
+    with pytest.raises(CheckpointError, match=r"was not scored while training \(evaluate_every\)"):
+        load_run(tmp_path, toy_game(), checkpoint="best")
+
+
+def test_options_score_and_watch(tmp_path):
+    trainer = make_trainer(
+        tmp_path, data=ToyData(60), evaluate_every=3, evaluate_num=20, held_out=0.25, monitor_every=4, steps=8
+    )
+    trainer.fit()
+    assert len(trainer.data) == 45
+    lines = [json.loads(line)["losses"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert "evaluation/fid" not in lines[1]
+    assert lines[2]["evaluation/fid"] > 0
+    assert "collapse/memorisation" in lines[3]
+    assert any(key.startswith("singular_values/") for key in lines[3])
+    scored = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in scored] == [3, 6]
+    best = min(scored, key=lambda record: record["scores"]["fid"])["step"]
+    assert trainer.best_step == best
+    assert best in steps_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"monitor_every": 5}, "monitor_every: .* set held_out"),
+        ({"held_out": 1.0}, "held_out: expected a share of the data"),
+        ({"evaluate_every": 5, "evaluate_metrics": ["fidd"]}, "fid"),
+    ],
+)
+def test_bad_options(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(toy_game(), ToyData(), out=tmp_path, device="cpu", **options)
