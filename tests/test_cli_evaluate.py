@@ -88,7 +88,7 @@ def test_the_classifier_is_the_default_for_data_with_classes(finished: Path, tmp
         (["--metrics", "fdi"], "metrics: there is none called 'fdi'; did you mean 'fid'?"),
         (["--metrics", ","], "metrics: expected at least one of fid, kid, is, pr, dc"),
         (["--metrics", "is"], "metrics: 'is' needs an extractor with class probabilities"),
-        (["--checkpoint", "best"], "--checkpoint expects 'latest', 'all' or a step, got 'best'"),
+        (["--checkpoint", "new"], "--checkpoint expects 'latest', 'best', 'all' or a step, got 'new'"),
         (["--checkpoint", "7"], "there is no checkpoint of step 7; there are: 1, 2"),
         (["--truncation", "0.5"], "truncation: the game 'sagan' cannot truncate its latents"),
         (["--data", "nowhere"], "data source 'nowhere' is neither a name"),

@@ -328,7 +328,7 @@ def test_each_row_has_its_class(finished: Path, tmp_path: Path, monkeypatch: pyt
         (["--classes", "3,11"], "there is no class '11'"),
         (["--classes", ""], "there is no class ''"),
         (["--checkpoint", "99"], "there is no checkpoint of step 99; there are: 1, 2"),
-        (["--checkpoint", "newest"], "expects 'latest' or a step, got 'newest'"),
+        (["--checkpoint", "newest"], "expects 'latest', 'best' or a step, got 'newest'"),
         (["--out", "grid.txt"], "its ending must name a format"),
         (["--weights", "best"], "Invalid value for '--weights'"),
     ],

@@ -133,7 +133,7 @@ def _steps(folder: "RunFolder", checkpoint: str) -> list[int]:
 
     folder.read_config()
     if checkpoint not in ("latest", "best", "all") and not checkpoint.isdecimal():
-        raise CommandError(f"--checkpoint expects 'latest', 'all' or a step, got {checkpoint!r}")
+        raise CommandError(f"--checkpoint expects 'latest', 'best', 'all' or a step, got {checkpoint!r}")
     try:
         if checkpoint == "all":
             folder.checkpoint()  # says so if there is none

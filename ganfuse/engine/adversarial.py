@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from ganfuse.engine import regularizers
 from ganfuse.engine.augment import AdaptiveAugment, diff_augment
 from ganfuse.engine.game import Batch, EMATarget, Game, Player, Turn, evaluation_mode
+from ganfuse.engine.layers.spectral_norm import hold_spectral_norms
 from ganfuse.engine.losses import AdversarialLoss, adversarial_loss
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
@@ -43,6 +45,8 @@ class AdversarialGame(Game):
         latent: "normal", N(0, 1), or "uniform", U(-1, 1).
         concatenate: show the discriminator real and generated images in one batch rather than in two. Faster; not the
             same if it computes statistics over the batch.
+        same_spectral_norms: the discriminator's power iterations step once in its turn, so that it sees real and
+            generated images with the same weights (`hold_spectral_norms`). Without effect where `concatenate` is on.
         r1_gamma, r2_gamma: weights of `regularizers.r1_penalty` on real and on generated images; 0: none.
         wgan_gp: weight of `regularizers.wgan_gp_penalty` (Gulrajani et al. 2017: 10); 0: none.
         dragan: weight of `regularizers.dragan_penalty` (Kodali et al. 2017: 10); 0: none.
@@ -75,6 +79,7 @@ class AdversarialGame(Game):
         ema_warmup: bool = True,
         latent: str = "normal",
         concatenate: bool = False,
+        same_spectral_norms: bool = False,
         r1_gamma: float = 0.0,
         r2_gamma: float = 0.0,
         wgan_gp: float = 0.0,
@@ -117,6 +122,7 @@ class AdversarialGame(Game):
         self.latent = latent
         self.num_classes = num_classes
         self.concatenate = concatenate
+        self.same_spectral_norms = same_spectral_norms
         self.discriminator_steps = discriminator_steps
         self._generator_adam = Adam(generator_lr, (betas[0], betas[1]), weight_decay=weight_decay)
         self._discriminator_adam = Adam(discriminator_lr, (betas[0], betas[1]), weight_decay=weight_decay)
@@ -177,8 +183,9 @@ class AdversarialGame(Game):
             logits = self.discriminate(torch.cat([real, fake.to(real.dtype)]), labels)
             real_logits, fake_logits = logits.chunk(2)
         else:
-            real_logits = self.discriminate(self.augmented(batch.images, noise), real_labels)
-            fake_logits = self.discriminate(self.augmented(fakes, noise), fake_labels)
+            with hold_spectral_norms(self.discriminator) if self.same_spectral_norms else nullcontext():
+                real_logits = self.discriminate(self.augmented(batch.images, noise), real_labels)
+                fake_logits = self.discriminate(self.augmented(fakes, noise), fake_labels)
         if self.adaptive_augment is not None:
             self.adaptive_augment.observe(real_logits)
         values = {

@@ -9,17 +9,31 @@ import torch
 
 from ganfuse.engine.game import Turn
 from ganfuse.engine.precision import PRECISIONS
+from ganfuse.engine.stability import StabilityOptions
 
 __all__ = ["TrainerOptions", "option_names", "resolve_device"]
 
 ON_NONFINITE = ("stop", "skip", "rollback")
 # Options that decide the course of a run: a resumed run must have the same.
-FIXED_BY_RUN = ("batch_size", "seed", "precision", "flip", "accumulation", "held_out")
+FIXED_BY_RUN = (
+    "batch_size",
+    "seed",
+    "precision",
+    "flip",
+    "accumulation",
+    "held_out",
+    "clamp_singular_values",
+    "clamp_singular_values_ratio",
+    "clamp_players",
+    "orthogonal_beta",
+    "orthogonal_form",
+    "orthogonal_players",
+)
 
 
 @dataclass(frozen=True)
-class TrainerOptions:
-    """The keywords of `ganfuse.engine.Trainer`.
+class TrainerOptions(StabilityOptions):
+    """The keywords of `ganfuse.engine.Trainer`; those of `StabilityOptions` are among them.
 
     Attributes:
         steps: at which step the run is complete.
@@ -113,6 +127,7 @@ class TrainerOptions:
         return cls(**options)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps", "batch_size", "log_every", "keep_checkpoints", "num_samples", "evaluate_num"):
             _require_int(name, getattr(self, name), 1)
         for name in ("seed", "checkpoint_every", "sample_every", "workers", "evaluate_every", "monitor_every"):

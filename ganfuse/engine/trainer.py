@@ -17,6 +17,7 @@ from ganfuse.engine.determinism import deterministic_algorithms
 from ganfuse.engine.ema import EMA, averaged_weights
 from ganfuse.engine.game import Batch, Game, Stage, Turn, evaluation_mode
 from ganfuse.engine.interrupt import StopSignals
+from ganfuse.engine.layers.fuse_spectral_norms import fuse_networks
 from ganfuse.engine.loss_record import LossRecord, NonFiniteError, require_finite_weights
 from ganfuse.engine.metrics_log import MetricsLog
 from ganfuse.engine.noise import Noise, Shard
@@ -29,6 +30,7 @@ from ganfuse.engine.run_folder import RunFolder
 from ganfuse.engine.run_state import load_run_state, save_run_state
 from ganfuse.engine.schedules import Progress
 from ganfuse.engine.seeding import GlobalRandomness, derive_seed, make_generator
+from ganfuse.engine.stability import install_stability_tools
 from ganfuse.engine.turn_runner import TurnRunner
 from ganfuse.engine.watching import split_held_out, watching_hooks
 
@@ -147,6 +149,10 @@ class Trainer:
             cuda_graphs=self.options.cuda_graphs,
             skip_nonfinite=self.options.on_nonfinite == "skip",
         )
+        # On a CPU there is nothing to win; and blocks that compute again must find their weights as they were.
+        if self.device.type != "cpu" and not self.options.activation_checkpointing:
+            fuse_networks(self.game, self.turn_runner.networks)
+        self.hooks += install_stability_tools(game, self.turn_runner.optimizers, self.options)
         self.averages = {target.module: EMA.of(target, game) for target in game.ema_targets()}
         # After the averages, which are copies of the networks as they are.
         for name in self.turn_runner.networks:

@@ -20,6 +20,8 @@ def split_held_out(data: ImageData, options: TrainerOptions) -> tuple[ImageData,
     """
     if not options.held_out:
         return data, None
+    if not (hasattr(data, "subset") or hasattr(data, "subsets")):
+        raise ValueError(f"held_out: a {type(data).__name__} cannot be divided, since it has no method subset(indices)")
     from ganfuse.engine.data import split_dataset
 
     return split_dataset(data, options.held_out, options.seed)  # type: ignore[type-var]

@@ -1,11 +1,14 @@
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch import nn
 
 from ganfuse.engine import AdversarialGame, Trainer
-from ganfuse.engine.layers import spectral_norm
+from ganfuse.engine.game import Batch
+from ganfuse.engine.layers import spectral_norm, unfuse_spectral_norms
+from ganfuse.engine.noise import Noise
 from ganfuse.engine.orthogonal import orthogonal_penalty
 from ganfuse.engine.singular_values import convolution_singular_values, top_singular_values
 from ganfuse.engine.stability import StabilityOptions, install_stability_tools
@@ -34,17 +37,15 @@ def make_game() -> AdversarialGame:
 def train(folder, options: StabilityOptions, steps: int = 3) -> tuple[AdversarialGame, dict[str, float]]:
     """The game after some steps with the tools on, and the last line of its metrics."""
     game = make_game()
-    trainer = Trainer(
+    Trainer(
         game, ToyData(), out=folder, steps=steps, batch_size=4, device="cpu", progress=False, log_every=1,
-        sample_every=0, checkpoint_every=0,
-    )  # fmt: skip
-    trainer.hooks += install_stability_tools(game, trainer.turn_runner.optimizers, options)
-    trainer.fit()
+        sample_every=0, checkpoint_every=0, **asdict(options),
+    ).fit()  # fmt: skip
     return game, json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["losses"]
 
 
 def test_singular_values_reach_the_metrics(tmp_path):
-    """Hooks follow the line of their own step: the last line has the values of the step before."""
+    """The last line has the values of the last step that was recorded."""
     game, losses = train(tmp_path, StabilityOptions(singular_values_every=2, convolution_singular_values=True))
     names = {f"{player}.{m.name}" for player in ("generator", "discriminator")
              for m in weight_matrices(game.get_submodule(player))}  # fmt: skip
@@ -59,7 +60,7 @@ def test_singular_values_reach_the_metrics(tmp_path):
 
 def test_values_of_the_step_that_is_logged(tmp_path):
     _, losses = train(tmp_path, StabilityOptions(singular_values_every=1, convolution_singular_values=True), steps=2)
-    again, _ = train(tmp_path / "again", StabilityOptions(), steps=1)
+    again, _ = train(tmp_path / "again", StabilityOptions(), steps=2)
     weight = again.generator[2].weight
     assert losses["singular_values/generator.2/0"] == pytest.approx(
         top_singular_values(weight.transpose(0, 1).flatten(1)).s[0].item(), rel=1e-4
@@ -169,3 +170,30 @@ def test_unknown_player(tool):
     options = StabilityOptions(**tool, **{f"{kind}_players": ["critic"]})
     with pytest.raises(ValueError, match=f"{kind}_players: the game's players are discriminator, generator, got 'crit"):
         install_stability_tools(game, {}, options)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_one_step_of_the_power_method_in_a_turn(same):
+    """Two in the discriminator's turn, of which one is left where real and generated images see the same weights."""
+    torch.manual_seed(0)
+    game, twin = make_game(), make_game()
+    game.same_spectral_norms = same
+    batch, noise = Batch(torch.randn(4, 1, SIZE, SIZE)), Noise(torch.Generator().manual_seed(0))
+    game.discriminator_loss(batch, noise)["loss"].backward()
+    for _ in range(1 if same else 2):
+        twin.discriminator(batch.images)
+    torch.testing.assert_close(dict(game.discriminator.state_dict()), dict(twin.discriminator.state_dict()))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_training_fuses_the_networks_on_a_gpu(tmp_path, device):
+    """On a CPU there is nothing to win."""
+    game = make_game()
+    state = list(game.state_dict())
+    Trainer(game, ToyData(), out=tmp_path, steps=1, batch_size=4, device=device, progress=False).fit()
+    if device == "cuda":
+        unfuse_spectral_norms(game.discriminator)
+    assert list(game.state_dict()) == state
+    for network in (game.generator, game.discriminator):
+        with pytest.raises(ValueError, match="not fused"):
+            unfuse_spectral_norms(network)

@@ -7,6 +7,7 @@ import torch
 
 from ganfuse.engine import CheckpointError, Trainer, load_run
 from ganfuse.engine.checkpoint import list_checkpoints
+from ganfuse.engine.data import ImageDataset
 from tests.engine.test_resume import make_trainer
 from tests.engine.toys import ToyData, toy_game
 
@@ -36,8 +37,10 @@ def test_a_run_without_scores_has_no_best(tmp_path):
 
 
 def test_options_score_and_watch(tmp_path):
+    toy = ToyData(60)
+    data = ImageDataset(name="toy", labels=toy.labels, class_names="abc", channels=1, resolution=8, images=toy.images)
     trainer = make_trainer(
-        tmp_path, data=ToyData(60), evaluate_every=3, evaluate_num=20, held_out=0.25, monitor_every=4, steps=8
+        tmp_path, data=data, evaluate_every=3, evaluate_num=20, held_out=0.25, monitor_every=4, steps=8
     )
     trainer.fit()
     assert len(trainer.data) == 45
@@ -57,6 +60,7 @@ def test_options_score_and_watch(tmp_path):
     ("options", "message"),
     [
         ({"monitor_every": 5}, "monitor_every: .* set held_out"),
+        ({"held_out": 0.5}, "held_out: a ToyData cannot be divided"),
         ({"held_out": 1.0}, "held_out: expected a share of the data"),
         ({"evaluate_every": 5, "evaluate_metrics": ["fidd"]}, "fid"),
     ],
