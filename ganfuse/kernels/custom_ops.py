@@ -7,7 +7,7 @@ two have autograd formulas; the third says that it has none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_type_hints
 
 import torch
 from torch import Tensor
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _SCHEMA_TYPES = {float: "float", int: "SymInt", bool: "bool", str: "str"}
 
 
+def attributes_schema(attributes: type[NamedTuple]) -> str:
+    """The arguments of a custom op that are the fields of `attributes`: floats, ints, bools and strings."""
+    return ", ".join(f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in get_type_hints(attributes).items())
+
+
 def register_custom_ops(op: DifferentiableOp, input_names: Sequence[str], optional: frozenset[str]) -> None:
     """Define ``ganfuse::NAME``, ``NAME_backward`` and ``NAME_double_backward``, for the life of the process.
 
@@ -30,8 +35,7 @@ def register_custom_ops(op: DifferentiableOp, input_names: Sequence[str], option
     """
     n, s, k = op.num_inputs, op.num_state, op.num_notes
     num_saved = n + op.keeps_output + s
-    fields = get_type_hints(op.attributes)
-    attributes = ", ".join(f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in fields.items())
+    attributes = attributes_schema(op.attributes)
     types = {name: "Tensor?" if name in optional else "Tensor" for name in input_names}
     tensors = ", ".join(f"{kind} {name}" for name, kind in types.items())
     state = "".join(f", Tensor state{i}" for i in range(s))

@@ -44,7 +44,15 @@ TARGETS = {
 _FLAGS = ("QUERY", "KEY", "VALUE", "OUTPUT", "WIDE", "CAUSAL")
 
 # Kernel folders that can be inspected: each has a module `cases` with CASES and run(case).
-OPS = ("feature_attention", "channel_norm", "bias_act", "minibatch_stddev", "pixel_norm", "spectral_normalize")
+OPS = (
+    "feature_attention",
+    "channel_norm",
+    "bias_act",
+    "minibatch_stddev",
+    "pixel_norm",
+    "spectral_normalize",
+    "upfirdn2d",
+)
 
 
 @dataclass
@@ -120,10 +128,14 @@ def inspect_case(op: str, case: str, target: str) -> list[Report]:
         # the width of accesses does not matter.
         report.expects_matrix_instruction = getattr(module, "TENSOR_CORES", True)
         report.writes_sums_only = report.kernel in getattr(module, "REDUCTIONS", ())
-        report.reads_unaligned_rows = getattr(module, "UNALIGNED_ROWS", False)
+        report.reads_unaligned_rows = getattr(module, "unaligned_rows", _never)(module.CASES[case])
         if report.kernel in getattr(module, "SMALL_KERNELS", ()):
             report.alignment = min(32, *report.loads, *report.stores)
     return reports
+
+
+def _never(case: Any) -> bool:
+    return False
 
 
 def compile_launch(launch: Launch, op: str, case: str, target: str) -> Report:

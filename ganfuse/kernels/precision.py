@@ -47,3 +47,9 @@ def without_autocast(launcher: Callable[..., Any], *args: Any) -> Any:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             return launcher(*args)
     return launcher(*args)
+
+
+def float32_pair(number: float, dtype: torch.dtype) -> tuple[float, float]:
+    """`number` as kernels on tensors of `dtype` take it: what float32 keeps of it and, for float64, what that drops."""
+    high = float(torch.tensor(number, dtype=torch.float32)) if dtype == torch.float64 else number
+    return high, number - high

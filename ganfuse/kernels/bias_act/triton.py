@@ -20,6 +20,7 @@ from ganfuse.kernels.bias_act.allocation import (
 )
 from ganfuse.kernels.bias_act.triton_pointwise import bias_act_forward, bias_act_gradient
 from ganfuse.kernels.launch import launch
+from ganfuse.kernels.precision import float32_pair
 
 _TILE = 2048
 # Programs that fill a large GPU a few times over: from there on, one program takes several tiles.
@@ -37,12 +38,6 @@ class _Plan(NamedTuple):
     chunks: int
     rows: int
     columns: int
-
-
-def _split(number: float, dtype: torch.dtype) -> tuple[float, float]:
-    """The float32 next to a number and, for float64, what that drops."""
-    high = float(torch.tensor(number, dtype=torch.float32)) if dtype == torch.float64 else number
-    return high, number - high
 
 
 def _block(columns: int) -> int:
@@ -76,7 +71,7 @@ def _plan(attributes: Attributes, dtype: torch.dtype, numel: int, channels: int,
         "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
     }
     scalars = tuple(
-        part for n in (attributes.alpha, attributes.gain, attributes.clamp) for part in _split(n, dtype)
+        part for n in (attributes.alpha, attributes.gain, attributes.clamp) for part in float32_pair(n, dtype)
     )  # fmt: skip
     return _Plan(
         scalars, (rows, columns // unit, max(channels, 1), chunks), constants, row_blocks, chunks, rows, columns

@@ -23,6 +23,7 @@ from ganfuse.kernels.pixel_norm.triton_pixels import (
     pixel_norm_double_backward,
     pixel_norm_forward,
 )
+from ganfuse.kernels.precision import float32_pair
 
 _TILE = 2048
 # So many pixels of 16 bits are a full line of the cache.
@@ -81,9 +82,8 @@ def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
     (x,) = inputs
     output, r = fake_forward(attributes, inputs)
     last = channels_last(x)
-    eps = attributes.eps
-    high = float(torch.tensor(eps, dtype=torch.float32)) if x.dtype == torch.float64 else eps
-    _start(pixel_norm_forward, [arranged(x, last), output, r], (high, eps - high), last)
+    eps = float32_pair(attributes.eps, x.dtype)
+    _start(pixel_norm_forward, [arranged(x, last), output, r], eps, last)
     return output, r
 
 

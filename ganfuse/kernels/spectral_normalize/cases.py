@@ -9,8 +9,6 @@ from ganfuse.kernels.spectral_normalize.autograd import Settings
 from ganfuse.kernels.spectral_normalize.layout import readable
 
 TENSOR_CORES = False
-# One launch has weights of all shapes: programs branch on whether a row is a multiple of 4 elements.
-UNALIGNED_ROWS = True
 SMALL_KERNELS = ("spectral_sum_strips", "spectral_scalars", "spectral_update")
 REDUCTIONS = ("spectral_products_down", "spectral_products_across", "spectral_inner_products")
 Shape = tuple[int, ...]
@@ -77,6 +75,11 @@ CASES: dict[str, Case] = {
 def alignment(case: Case) -> int:
     """Bits that are read at once: four elements, of half types where a kernel reads gradients only."""
     return 64
+
+
+def unaligned_rows(case: Case) -> bool:
+    """True: one launch has weights of all shapes, and branches on whether a row is a multiple of 4 elements."""
+    return True
 
 
 def run(case: Case) -> None:

@@ -71,6 +71,12 @@ class Sampling(NamedTuple):
             flip_filter=not self.flip_filter,
         )
 
+    def passes(self, x: Tensor) -> tuple["Sampling", "Sampling"]:
+        """Two that a filter of one dimension amounts to: along the width, then along the height with the gain."""
+        along_x = self._replace(up_y=1, down_y=1, pad_y=0, out_y=x.shape[2], gain=1.0)
+        along_y = self._replace(up_x=1, down_x=1, pad_x=0)
+        return along_x, along_y
+
 
 def filter_size(f: Tensor | None) -> tuple[int, int]:
     """Rows and columns of the filter."""

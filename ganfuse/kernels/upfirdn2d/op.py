@@ -1,4 +1,4 @@
-"""The public function: checks and choice of the backend."""
+"""The public function: checks, and choice of the backend."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ganfuse.kernels.backend import resolve_backend
+from ganfuse.kernels.backend import INTERPRETED, resolve_backend
 from ganfuse.kernels.checks import check_nonempty, check_tensor
 from ganfuse.kernels.layout import is_channels_last
 from ganfuse.kernels.precision import without_autocast
-from ganfuse.kernels.upfirdn2d import reference
-from ganfuse.kernels.upfirdn2d.geometry import output_size, parse_factors, parse_padding
+from ganfuse.kernels.upfirdn2d import eager, reference
+from ganfuse.kernels.upfirdn2d.autograd import differentiable
+from ganfuse.kernels.upfirdn2d.geometry import Sampling, output_size, parse_factors, parse_padding
 
 
 def upfirdn2d(
@@ -40,7 +41,7 @@ def upfirdn2d(
         padding: in pixels of the upsampled image: an integer, [x, y] or [x0, x1, y0, y1]; negative numbers crop.
         flip_filter: False: convolution. True: correlation.
         gain: factor of the result, once for both axes.
-        backend: ``"auto"``, ``"reference"`` or ``"triton"``; None follows `ganfuse.use_backend`.
+        backend: ``"auto"``, ``"reference"``, ``"eager"`` or ``"triton"``; None follows `ganfuse.use_backend`.
 
     Returns:
         (B, C, (H·up.y + y0 + y1 − rows) // down.y + 1, (W·up.x + x0 + x1 − columns) // down.x + 1), in x's type,
@@ -59,16 +60,32 @@ def upfirdn2d(
     factors, keep = parse_factors(op, "up", up), parse_factors(op, "down", down)
     around = parse_padding(op, padding)
     check_gain(op, gain)
-    output_size(op, x, f, factors, keep, around)
-    resolve_backend(op, backend, x.device, triton=lambda: "not written yet")
-    y: Tensor = without_autocast(reference.upfirdn2d, x, f, factors, keep, around, bool(flip_filter), float(gain))
-    format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-    return y.contiguous(memory_format=format)
+    size = output_size(op, x, f, factors, keep, around)
+    last = is_channels_last(x)
+    chosen = resolve_backend(
+        op, backend, x.device, triton=lambda: _triton_unsupported(x), eager=lambda: eager.unsupported(x)
+    )
+    if chosen == "reference":
+        y: Tensor = without_autocast(
+            reference.upfirdn2d, x, f, factors, keep, around, bool(flip_filter), float(gain)
+        )  # fmt: skip
+        return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    sampling = Sampling(
+        *factors, *keep, around.left, around.top, *size, bool(flip_filter), float(gain), last, chosen
+    )  # fmt: skip
+    return differentiable(sampling, x, f)
+
+
+def _triton_unsupported(x: Tensor) -> str | None:
+    """Why the kernels do not take this call; None if they do. Asked while Dynamo traces, too: no import of Triton."""
+    if x.dtype == torch.float64 and not INTERPRETED:
+        return "float64 is left to the reference"
+    return None
 
 
 def check_gain(op: str, gain: float) -> None:
     """Raise ValueError unless `gain` is a finite number."""
-    if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not math.isfinite(gain):
+    if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not -math.inf < gain < math.inf:
         raise ValueError(f"{op}: gain must be a finite number, got {gain!r}")
 
 

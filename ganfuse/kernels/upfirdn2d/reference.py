@@ -24,9 +24,15 @@ def upfirdn2d(
     if up != (1, 1):
         y = F.pad(y.reshape(batch, channels, height, 1, width, 1), (0, up.x - 1, 0, 0, 0, up.y - 1))
         y = y.reshape(batch, channels, height * up.y, width * up.x)
-    left, right, top, bottom = padding
-    y = F.pad(y, [max(p, 0) for p in padding])
-    y = y[:, :, max(-top, 0) : y.shape[2] - max(-bottom, 0), max(-left, 0) : y.shape[3] - max(-right, 0)]
+    y = padded_or_cropped(y, *padding)
     # F.conv2d correlates.
     y = F.conv2d(y, weight.expand(channels, 1, *weight.shape), stride=(down.y, down.x), groups=channels)
     return y.to(x.dtype)
+
+
+def padded_or_cropped(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """`x` with zeros around it; where numbers are negative, without so many rows or columns."""
+    x = F.pad(x, [max(p, 0) for p in (left, right, top, bottom)])
+    if min(left, right, top, bottom) >= 0:
+        return x
+    return x[:, :, max(-top, 0) : x.shape[2] - max(-bottom, 0), max(-left, 0) : x.shape[3] - max(-right, 0)]
