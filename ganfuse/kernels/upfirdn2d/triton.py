@@ -16,7 +16,8 @@ from ganfuse.kernels.upfirdn2d.geometry import Sampling
 from ganfuse.kernels.upfirdn2d.triton_phases import upfirdn2d_phases
 from ganfuse.kernels.upfirdn2d.triton_quads import upfirdn2d_quads
 
-_MOST_WARPS = 8
+# With eight, ptxas would keep single outputs in so few registers that it spills.
+_QUAD_WARPS, _PHASE_WARPS = 8, 4
 # What a thread takes of a tile, so that what it keeps fits its registers: two wide reads, or four narrow ones.
 _THREAD_BYTES, _THREAD_PLACES = 32, 4
 # Fewer programs leave much of a large GPU idle: tiles are halved until there are as many.
@@ -125,13 +126,14 @@ def _plan(
     unit = layout.alignment_unit(channels, *strides) if last else 1
     wide = last and unit * dtype.itemsize >= 16
     per_thread = _THREAD_BYTES // dtype.itemsize if wide else _THREAD_PLACES
-    places = 32 * _MOST_WARPS * per_thread
+    most_warps = _QUAD_WARPS if quads else _PHASE_WARPS
+    places = 32 * most_warps * per_thread
     tiles = _tiles(places, last, batch, channels, rows, columns)
     while many and tiles.count < _PROGRAMS and places > 64 * per_thread:
         places //= 2
         tiles = _tiles(places, last, batch, channels, rows, columns)
     used = math.prod(tiles.blocks.values())
-    num_warps = min(_MOST_WARPS, max(1, used // (32 * per_thread)))
+    num_warps = min(most_warps, max(1, used // (32 * per_thread)))
     constants: dict[str, Any] = {
         "UP_Y": sampling.up_y,
         "UP_X": sampling.up_x,
