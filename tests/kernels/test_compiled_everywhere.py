@@ -22,6 +22,7 @@ CLEAN = {
     "minibatch_stddev": set(inspection.TARGETS),
     "pixel_norm": set(inspection.TARGETS),
     "spectral_normalize": set(inspection.TARGETS),
+    "upfirdn2d": set(inspection.TARGETS),
 }
 
 

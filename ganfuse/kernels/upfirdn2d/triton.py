@@ -73,13 +73,13 @@ def _power_of_two_over(size: int) -> int:
 
 
 class _Tiles(NamedTuple):
-    """How cells are cut: a tile's sides, and how many tiles there are along each."""
+    """How cells are cut: a tile's sides, and how many tiles there are along each, and in all."""
 
     blocks: dict[str, int]
     tiles_y: int
     tiles_x: int
     columns_blocks: int
-    count: int
+    programs: int
 
 
 def _tiles(places: int, channels_last: bool, batch: int, channels: int, rows: int, columns: int) -> _Tiles:
@@ -129,7 +129,7 @@ def _plan(
     most_warps = _QUAD_WARPS if quads else _PHASE_WARPS
     places = 32 * most_warps * per_thread
     tiles = _tiles(places, last, batch, channels, rows, columns)
-    while many and tiles.count < _PROGRAMS and places > 64 * per_thread:
+    while many and tiles.programs < _PROGRAMS and places > 64 * per_thread:
         places //= 2
         tiles = _tiles(places, last, batch, channels, rows, columns)
     used = math.prod(tiles.blocks.values())
@@ -154,7 +154,7 @@ def _plan(
     if not quads:
         constants |= {"PERIOD_Y": on_y.period, "PERIOD_X": on_x.period, "STEP_Y": on_y.step, "STEP_X": on_x.step}
         numbers = (*starts, sampling.out_x, sampling.pad_y, sampling.pad_x, *ends)
-        return _Plan(upfirdn2d_phases, (tiles.count * on_y.period * on_x.period,), numbers, constants, num_warps)
+        return _Plan(upfirdn2d_phases, (tiles.programs * on_y.period * on_x.period,), numbers, constants, num_warps)
     width_unit = layout.alignment_unit(sampling.out_x)
     constants |= {
         "PHASE_Y": on_y.phase,
@@ -166,7 +166,7 @@ def _plan(
         "WIDTH_UNIT": width_unit,
     }
     numbers = (*starts, sampling.out_x // width_unit, on_y.offset, on_x.offset, *ends)
-    return _Plan(upfirdn2d_quads, (tiles.count,), numbers, constants, num_warps)
+    return _Plan(upfirdn2d_quads, (tiles.programs,), numbers, constants, num_warps)
 
 
 def upfirdn2d(sampling: Sampling, x: Tensor, f: Tensor | None) -> Tensor:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ganfuse.kernels import setup_filter, upfirdn2d, upsample2d
+from ganfuse.kernels.launch import launch
 from tests.kernels.derivative_checks import CL, check, check_third
-from tests.kernels.upfirdn2d.problems import BACKENDS, LAYOUTS, PROBLEMS, call, image
+from tests.kernels.upfirdn2d.problems import BACKENDS, LAYOUTS, PROBLEMS, Problem, call, image
 
 
 def _both(name, backend):
@@ -123,3 +124,24 @@ def test_func_transforms(backend):
         for f in (call(problem, backend), call(problem, "reference"))
     ]
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_many_tiles(layout, monkeypatch):
+    """Tiles so small that there are several along every axis, the last of them cut off."""
+    from ganfuse.kernels.upfirdn2d import triton
+
+    for name, value in {"_QUAD_WARPS": 1, "_PHASE_WARPS": 1, "_THREAD_BYTES": 8, "_THREAD_PLACES": 1}.items():
+        monkeypatch.setattr(triton, name, value)
+    sizes = []
+    monkeypatch.setattr(triton, "launch", lambda *args, **kwargs: (sizes.append(args[1][0]), launch(*args, **kwargs)))
+    triton._plan.cache_clear()
+    try:
+        shape = (1, 2, 5, 11) if layout == "nchw" else (1, 67, 2, 19)
+        for up in ((2, 1), (3, 1)):
+            problem = Problem((2, 2), up, padding=(1, 0, 1, 1), shape=shape)
+            check(call(problem, "triton"), call(problem, "reference"), (image(problem, layout=layout),), order=0)
+    finally:
+        triton._plan.cache_clear()
+    assert min(sizes) >= 4
