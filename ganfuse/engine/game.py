@@ -203,11 +203,13 @@ class Game(nn.Module, ABC):
             None if it cannot be built by name (because it was made from somebody's own networks).
         data_kind: what it is trained on: "images", "unpaired" or "paired" domains, or "embedded" captions; see
             `ganfuse.engine.data.open_dataset`.
+        image_shape: (C, H, W) of the images that it is trained on; None: `sample` shows it.
     """
 
     name: str = "game"
     data_kind: str = "images"
     config: Mapping[str, Any] | None = None
+    image_shape: tuple[int, int, int] | None = None
 
     @abstractmethod
     def players(self) -> Sequence[Player]:

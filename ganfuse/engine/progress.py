@@ -86,8 +86,13 @@ def _make_bar() -> "Progress":
 
 
 def _short(losses: Mapping[str, float]) -> str:
-    """ "discriminator 1.93  generator 0.12": of each turn only what it minimises."""
-    return "  ".join(f"{key.rpartition('/')[0]} {value:.3f}" for key, value in losses.items() if key.endswith("/loss"))
+    """ "discriminator 1.93  generator 0.12": of each turn only what it minimises, "turn/loss" or "turn/loss/player"."""
+    shown = []
+    for key, value in losses.items():
+        turn, _, entry = key.partition("/")
+        if entry == "loss" or entry.startswith("loss/"):
+            shown.append(f"{entry.partition('/')[2] or turn} {value:.3f}")
+    return "  ".join(shown)
 
 
 def _clock(seconds: float) -> str:

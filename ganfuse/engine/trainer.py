@@ -414,7 +414,8 @@ def _open_for(game: Game, source: str | os.PathLike[str]) -> ImageData:
     from ganfuse.engine.data import open_dataset
 
     # Its own images say what size it takes, whatever the game is.
-    channels, height, width = game.sample(1, rng=make_generator(torch.device("cpu"), 0, "size")).shape[1:]
+    shape = game.image_shape or game.sample(1, rng=make_generator(torch.device("cpu"), 0, "size")).shape[1:]
+    channels, height, width = shape
     if height != width:
         raise ValueError(f"data: {source} can be opened for square images; open it yourself for {height}×{width}")
     kind = cast("DataKind", game.data_kind)
