@@ -406,3 +406,49 @@ def test_a_run_config_leaves_the_number_of_classes_to_the_data(finished: Path, t
     game["num_classes"] = None  # the user's choice, not the data's
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(described))
     assert _settings.read_settings_file(tmp_path / "config.yaml")["num_classes"] is None
+
+
+def test_sample_to_an_archive(finished: Path, tmp_path: Path) -> None:
+    result = run("sample", finished, "--npz", tmp_path / "deep" / "images.npz", "--num", 70)
+    assert result.exit_code == 0, result.stderr
+    with np.load(tmp_path / "deep" / "images.npz") as archive:
+        assert archive["arr_0"].shape == (70, 32, 32, 1)
+        assert archive["arr_0"].dtype == np.uint8
+        assert archive["labels"].shape == (70,)
+        assert 0 <= archive["labels"].min() < archive["labels"].max() <= 9
+    result = run("sample", finished, "--npz", tmp_path / "images.npz", "--out", tmp_path / "grid.png")
+    assert result.exit_code == 2
+    assert "give one of the two" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--truncation", "--truncation-cutoff", "--standing-statistics"])
+def test_sample_what_a_game_cannot_do(finished: Path, tmp_path: Path, option: str) -> None:
+    result = run("sample", finished, "--out", tmp_path / "grid.png", option, "1")
+    assert result.exit_code == 2
+    assert f"error: {option}: sagan cannot do that" in result.stderr
+
+
+def test_interpolate(finished: Path, tmp_path: Path) -> None:
+    for name, arguments, size in (
+        ("a.png", ("--walks", 2, "--steps", 3), (3 * 34 + 2, 2 * 34 + 2)),
+        ("b.gif", ("--space", "class", "--classes", "0,1,7,3", "--walks", 2, "--steps", 3), (2 * 34 + 2, 34 + 2)),
+    ):
+        result = run("interpolate", finished, "--out", tmp_path / name, *arguments)
+        assert result.exit_code == 0, result.stderr
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == size
+            assert getattr(picture, "n_frames", 1) == (4 if name == "b.gif" else 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "class", "--classes", "0,1,2"], "for --space class give pairs"),
+        (["--space", "w"], "space: the generator of 'sagan' has no styles w"),
+        (["--out", "walk.txt"], "its ending must name a format"),
+    ],
+)
+def test_interpolate_bad_input(finished: Path, arguments: list[str], message: str) -> None:
+    result = run("interpolate", finished, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr

@@ -1,17 +1,16 @@
-"""`ganfuse sample`: a grid of images from a run."""
+"""`ganfuse sample`: images from a run, as a grid or as an archive."""
 
-import difflib
-from collections.abc import Sequence
-from enum import Enum
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ganfuse.commands._errors import CommandError
+from ganfuse.commands._sampling import Weights, chosen_classes, class_names, load_for_sampling
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from ganfuse.engine import Game
 
@@ -19,23 +18,29 @@ EXAMPLE = "ganfuse sample runs/sagan-digits --out grid.png --classes each --colu
 
 DEFAULT_NUM = 64
 DEFAULT_PER_CLASS = 8
+DEFAULT_NPZ = 50_000
 # Bounds the memory. Fixed, since the random numbers, and with them the images, depend on it.
 _BATCH = 64
 
 
-class Weights(str, Enum):
-    """Which weights to draw with."""
-
-    ema = "ema"
-    raw = "raw"
-
-
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
-    out: Annotated[Path, typer.Option(help="Picture to write; its ending gives the format.")] = Path("grid.png"),
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write; its ending gives the format.", show_default="grid.png")
+    ] = None,
+    npz: Annotated[
+        Path | None,
+        typer.Option(
+            help="Archive to write instead: arr_0, uint8 (N, H, W, C), and labels, as evaluation suites read it."
+        ),
+    ] = None,
     num: Annotated[
         int | None,
-        typer.Option(min=1, help="How many images.", show_default=f"{DEFAULT_NUM}; {DEFAULT_PER_CLASS} per class"),
+        typer.Option(
+            min=1,
+            help="How many images.",
+            show_default=f"{DEFAULT_NUM}; {DEFAULT_PER_CLASS} per class; {DEFAULT_NPZ} for --npz",
+        ),
     ] = None,
     columns: Annotated[
         int | None, typer.Option(min=1, help="Images in a row.", show_default="about square; a row per class")
@@ -45,81 +50,118 @@ def sample(
         str | None,
         typer.Option(help='Classes to draw, by number or name, such as "0,1,2", or "each".', show_default="at random"),
     ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(help="z: redraw latents beyond this; w: draw styles towards their mean, 1 is not at all."),
+    ] = None,
+    truncation_cutoff: Annotated[
+        int | None, typer.Option(min=0, help="Truncate the styles of the first layers only (style models).")
+    ] = None,
+    standing_statistics: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Batches drawn first for the statistics of batch norm.", show_default="16 if truncated, else 0"
+        ),
+    ] = None,
     weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or the step of a checkpoint.")] = "latest",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1...")] = "auto",
     scale: Annotated[int, typer.Option(min=1, help="Enlarge every pixel by this whole factor.")] = 1,
 ) -> None:
-    """Draw a grid of images from a trained run.
+    """Draw images from a trained run: a grid, or an archive of many.
 
     With --classes each class gets a row (or as many as --columns makes of it) of equally many images.
     """
     import torch
 
-    from ganfuse.engine import CheckpointError, load_run
     from ganfuse.engine.grid import require_image_ending, save_grid
 
-    require_image_ending(out)
-    try:
-        game = load_run(run, weights=weights.value, checkpoint=_which(checkpoint), device=device)
-    except CheckpointError as error:
-        raise CommandError(str(error)) from error
+    if out is not None and npz is not None:
+        raise CommandError("--out and --npz: give one of the two")
+    picture = out or Path("grid.png")
+    if npz is None:
+        require_image_ending(picture)
+    game = load_for_sampling(run, weights, checkpoint, device)
+    usual = DEFAULT_NUM if npz is None else DEFAULT_NPZ
     labels = None
     if classes is not None:
-        chosen = _parse_classes(classes, _class_names(run, game))
-        per_class = -(-num // len(chosen)) if num is not None else DEFAULT_PER_CLASS
+        chosen = chosen_classes(classes, class_names(run, game))
+        per_class = -(-(num or (usual if npz is not None else 0)) // len(chosen)) or DEFAULT_PER_CLASS
         labels = torch.tensor(chosen).repeat_interleave(per_class)
         columns = columns or per_class
-    count = len(labels) if labels is not None else num or DEFAULT_NUM
-    images = _draw(game, count, labels, torch.Generator().manual_seed(seed))
-    typer.echo(str(save_grid(images, out, columns=columns, scale=scale)))
+    elif npz is not None and getattr(game, "num_classes", None):
+        # Drawn here, so that the archive can say what each image is of.
+        rng = torch.Generator().manual_seed(seed)
+        labels = torch.randint(game.num_classes, (num or usual,), generator=rng)  # type: ignore[call-overload]
+    count = len(labels) if labels is not None else num or usual
+    with ExitStack() as stack:
+        options = _prepared(game, truncation, truncation_cutoff, standing_statistics, stack)
+        images = _draw(game, count, labels, torch.Generator().manual_seed(seed), options, as_bytes=npz is not None)
+    if npz is not None:
+        typer.echo(str(_save_npz(images, labels, npz)))
+    else:
+        typer.echo(str(save_grid(images, picture, columns=columns, scale=scale)))
 
 
-def _which(checkpoint: str) -> str | int:
-    if checkpoint in ("latest", "best"):
-        return checkpoint
-    if not checkpoint.isdecimal():
-        raise CommandError(f"--checkpoint expects 'latest', 'best' or a step, got {checkpoint!r}")
-    return int(checkpoint)
+def _prepared(
+    game: "Game", truncation: float | None, cutoff: int | None, statistics: int | None, stack: ExitStack
+) -> dict[str, Any]:
+    """What `game.sample` is to be called with; what holds for all its calls is done once.
+
+    Raises:
+        CommandError: the game has no such thing.
+    """
+    import inspect
+
+    known = inspect.signature(game.sample).parameters
+    wanted = {
+        "truncation": truncation,
+        "truncation_cutoff": cutoff,
+        "standing_statistics": statistics,
+    }
+    options = {name: value for name, value in wanted.items() if value is not None}
+    for name in options:
+        if name not in known:
+            raise CommandError(f"--{name.replace('_', '-')}: {game.name} cannot do that")
+    several_batches: Any = game
+    if "standing_statistics" in known and hasattr(game, "standing_statistics") and hasattr(game, "truncated"):
+        if truncation is not None:
+            stack.enter_context(several_batches.truncated(options.pop("truncation")))
+        batches = options.pop("standing_statistics", None if truncation is None else 16)
+        if batches:
+            stack.enter_context(several_batches.standing_statistics(batches))
+        options["standing_statistics"] = 0
+    return options
 
 
-def _class_names(run: Path, game: "Game") -> list[str]:
-    """Names by class; the numbers where the run has no names. Empty for a game without classes."""
-    from ganfuse.engine.run_folder import RunFolder
-
-    count = getattr(game, "num_classes", None) or 0
-    names = (RunFolder(run).read_config().get("data") or {}).get("class_names") or []
-    return [str(name) for name in names] if len(names) == count else [str(label) for label in range(count)]
-
-
-def _parse_classes(text: str, names: Sequence[str]) -> list[int]:
-    if not names:
-        raise CommandError("--classes: this run was trained without classes")
-    if text.strip().lower() == "each":
-        return list(range(len(names)))
-    by_name = {name.lower(): label for label, name in enumerate(names)}
-    chosen = []
-    for part in (part.strip() for part in text.split(",")):
-        if part.lower() in by_name:
-            chosen.append(by_name[part.lower()])
-        elif part.isdecimal() and int(part) < len(names):
-            chosen.append(int(part))
-        else:
-            near = difflib.get_close_matches(part.lower(), by_name, n=1)
-            raise CommandError(
-                f"--classes: there is no class {part!r}"
-                + (f"; did you mean {names[by_name[near[0]]]!r}?" if near else ""),
-                hint=f"classes 0 to {len(names) - 1}: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
-            )
-    return chosen
-
-
-def _draw(game: "Game", count: int, labels: "Tensor | None", rng: "Generator") -> "Tensor":
+def _draw(
+    game: "Game", count: int, labels: "Tensor | None", rng: Any, options: dict[str, Any], *, as_bytes: bool
+) -> "Tensor":
     import torch
 
+    from ganfuse.engine.data.progress import optional_bar
+
     parts = []
-    for start in range(0, count, _BATCH):
-        n = min(_BATCH, count - start)
-        part = None if labels is None else labels[start : start + n]
-        parts.append(game.sample(n, labels=part, rng=rng).float().cpu())
+    with optional_bar("drawing", count, count > 10 * _BATCH) as advance:
+        for start in range(0, count, _BATCH):
+            n = min(_BATCH, count - start)
+            part = None if labels is None else labels[start : start + n]
+            images = game.sample(n, labels=part, rng=rng, **options).float().cpu()
+            if as_bytes:
+                images = images.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+            parts.append(images)
+            advance(n)
     return torch.cat(parts)
+
+
+def _save_npz(images: "Tensor", labels: "Tensor | None", path: Path) -> Path:
+    import numpy as np
+
+    from ganfuse.engine.atomic_file import atomic_write
+
+    arrays = {"arr_0": images.permute(0, 2, 3, 1).contiguous().numpy()}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy takes open files
+    return path

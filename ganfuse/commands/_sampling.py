@@ -1,0 +1,77 @@
+"""What the commands that draw from a run share."""
+
+import difflib
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ganfuse.commands._errors import CommandError
+
+if TYPE_CHECKING:
+    from ganfuse.engine import Game
+
+
+class Weights(str, Enum):
+    """Which weights to draw with."""
+
+    ema = "ema"
+    raw = "raw"
+
+
+def load_for_sampling(run: Path, weights: Weights, checkpoint: str, device: str) -> "Game":
+    """The game of a run, in evaluation mode.
+
+    Raises:
+        CommandError: there is no such checkpoint, or it is damaged.
+    """
+    from ganfuse.engine import CheckpointError, load_run
+
+    try:
+        return load_run(run, weights=weights.value, checkpoint=_which(checkpoint), device=device)
+    except CheckpointError as error:
+        raise CommandError(str(error)) from error
+
+
+def class_names(run: Path, game: "Game") -> list[str]:
+    """Names by class; the numbers where the run has no names. Empty for a game without classes."""
+    from ganfuse.engine.run_folder import RunFolder
+
+    count = getattr(game, "num_classes", None) or 0
+    names = (RunFolder(run).read_config().get("data") or {}).get("class_names") or []
+    return [str(name) for name in names] if len(names) == count else [str(label) for label in range(count)]
+
+
+def chosen_classes(text: str, names: Sequence[str]) -> list[int]:
+    """The labels that "each", or numbers and names with commas between, stand for.
+
+    Raises:
+        CommandError: a run without classes, or an unknown class (naming the nearest).
+    """
+    if not names:
+        raise CommandError("--classes: this run was trained without classes")
+    if text.strip().lower() == "each":
+        return list(range(len(names)))
+    by_name = {name.lower(): label for label, name in enumerate(names)}
+    chosen = []
+    for part in (part.strip() for part in text.split(",")):
+        if part.lower() in by_name:
+            chosen.append(by_name[part.lower()])
+        elif part.isdecimal() and int(part) < len(names):
+            chosen.append(int(part))
+        else:
+            near = difflib.get_close_matches(part.lower(), by_name, n=1)
+            raise CommandError(
+                f"--classes: there is no class {part!r}"
+                + (f"; did you mean {names[by_name[near[0]]]!r}?" if near else ""),
+                hint=f"classes 0 to {len(names) - 1}: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
+            )
+    return chosen
+
+
+def _which(checkpoint: str) -> str | int:
+    if checkpoint in ("latest", "best"):
+        return checkpoint
+    if not checkpoint.isdecimal():
+        raise CommandError(f"--checkpoint expects 'latest', 'best' or a step, got {checkpoint!r}")
+    return int(checkpoint)

@@ -1,0 +1,169 @@
+"""Walks between samples: in the space of latents z, of styles w, or between classes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganfuse.engine.adversarial import AdversarialGame
+from ganfuse.engine.game import Game, evaluation_mode
+from ganfuse.engine.noise import Noise
+
+__all__ = ["SPACES", "interpolate", "lerp", "slerp"]
+
+SPACES = ("z", "w", "class")
+
+
+def lerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """Straight lines: (1 − t)·start + t·end for every t. start, end (D...), share (T,) → (T, D...)."""
+    t: Tensor = share.to(start).view(-1, *[1] * start.dim())
+    return start + t * (end - start)
+
+
+def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """Arcs: spherical interpolation (Shoemake 1985; for latents White 2016, arXiv 1609.04468, section 2.1).
+
+    The norm moves from that of the start to that of the end, since a Gaussian's samples all have about the same norm,
+    which the middle of a straight line has not. Where the two are parallel it is the straight line.
+
+    Args:
+        start, end: of any shape, (D...).
+        share: t in [0, 1], (T,).
+
+    Returns:
+        (T, D...).
+    """
+    a, b = start.flatten(), end.flatten()
+    norms = a.norm(), b.norm()
+    cosine = (a @ b / (norms[0] * norms[1]).clamp_min(1e-12)).clamp(-1.0, 1.0)
+    angle = torch.arccos(cosine)
+    t = share.to(start).view(-1, 1)
+    if bool(angle.sin() < 1e-4):
+        return lerp(start, end, share)
+    arc = (torch.sin((1.0 - t) * angle) * a / norms[0] + torch.sin(t * angle) * b / norms[1]) / angle.sin()
+    moved: Tensor = arc * torch.lerp(norms[0], norms[1], t)
+    return moved.view(len(share), *start.shape)
+
+
+def interpolate(
+    game: Game,
+    *,
+    walks: int = 8,
+    steps: int = 8,
+    space: str = "z",
+    labels: Tensor | None = None,
+    rng: torch.Generator | None = None,
+    loop: bool = False,
+) -> Tensor:
+    """Images along walks, each from one sample to another.
+
+    Args:
+        game: a game that draws images from noise.
+        walks: how many.
+        steps: images of each, both ends included.
+        space: ``"z"``, along arcs between latents; ``"w"``, along lines between styles, for generators with a `mapping`
+            and a `synthesis`; ``"class"``, along lines between the embeddings of classes, with the same latent.
+        labels: int64 (walks,), the class of each walk in z and w; for "class" (walks, 2): from which to which. None:
+            drawn at random.
+        rng: of latents and labels, on the CPU or the game's device.
+        loop: come back: the walk goes on from the end to the beginning, 2·steps − 2 images, for endless animations.
+
+    Returns:
+        (walks, T, C, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: an argument is out of range, or the game has not what the space needs.
+    """
+    if space not in SPACES:
+        raise ValueError(f"space: expected one of {', '.join(map(repr, SPACES))}, got {space!r}")
+    if walks < 1 or steps < 2:
+        raise ValueError(f"steps: expected at least 1 walk of at least 2 images, got {walks} of {steps}")
+    if not isinstance(game, AdversarialGame):
+        raise ValueError(f"game: {game.name!r} does not draw images from noise, so there is nothing to walk between")
+    walker = {"z": _walk_latents, "w": _walk_styles, "class": _walk_classes}[space]
+    share = torch.linspace(0.0, 1.0, steps)
+    if loop:
+        share = torch.cat([share, share[1:-1].flip(0)])
+    with evaluation_mode(game):
+        return walker(game, walks, share, labels, Noise(rng))
+
+
+def _walk_latents(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
+    chosen = _labels(game, walks, labels, noise)
+    start, end = game.draw_latents(2 * walks, noise).chunk(2)
+    between = slerp if game.latent == "normal" else lerp
+    found = []
+    for walk in range(walks):
+        z = between(start[walk], end[walk], share)
+        found.append(game.generate(z, None if chosen is None else chosen[walk].expand(len(z))))
+    return torch.stack(found)
+
+
+def _walk_styles(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
+    generator: Any = game.generator
+    if not (hasattr(generator, "mapping") and hasattr(generator, "synthesis")):
+        raise ValueError(f"space: the generator of {game.name!r} has no styles w (no mapping and synthesis)")
+    chosen = _labels(game, walks, labels, noise)
+    z = game.draw_latents(2 * walks, noise)
+    both = None if chosen is None else chosen.repeat(2)
+    start, end = (generator.mapping(z) if both is None else generator.mapping(z, both)).chunk(2)
+    return torch.stack([generator.synthesis(lerp(start[walk], end[walk], share)) for walk in range(walks)])
+
+
+def _walk_classes(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
+    if game.num_classes is None or game.num_classes < 2:
+        raise ValueError(f"space: {game.name!r} was trained without classes, so there are none to walk between")
+    device = next(game.parameters()).device
+    pairs = torch.stack([noise.integers(game.num_classes, walks), noise.integers(game.num_classes - 1, walks)], 1)
+    pairs[:, 1] += pairs[:, 1] >= pairs[:, 0]  # another class than the first
+    if labels is not None:
+        if labels.shape != (walks, 2):
+            raise ValueError(f"labels: expected ({walks}, 2), from which class to which, got {tuple(labels.shape)}")
+        pairs = labels
+    z = game.draw_latents(walks, noise)
+    found = []
+    for walk, (first, second) in enumerate(pairs.tolist()):
+        with _between_classes(game.generator, second, share.to(device)):
+            found.append(
+                game.generate(z[walk].expand(len(share), *z.shape[1:]), torch.full((len(share),), first, device=device))
+            )
+    return torch.stack(found)
+
+
+@contextmanager
+def _between_classes(generator: nn.Module, other: int, share: Tensor) -> Iterator[None]:
+    """Inside, what embeds a batch of labels gives points on the lines to the embedding of another label."""
+    hooked = []
+
+    def move(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if getattr(module, "_ganfuse_walking", False) or inputs[0].shape != share.shape:
+            return None
+        hooked.append(module)
+        module._ganfuse_walking = True  # type: ignore[assignment]
+        try:
+            end = module(torch.full_like(inputs[0], other))
+        finally:
+            del module._ganfuse_walking
+        return torch.lerp(output, end, share.to(output).view(-1, 1))
+
+    handles = [m.register_forward_hook(move) for m in generator.modules() if isinstance(m, nn.Embedding)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not hooked:
+        raise ValueError("space: the generator does not embed its labels by nn.Embedding, so classes cannot be mixed")
+
+
+def _labels(game: AdversarialGame, walks: int, labels: Tensor | None, noise: Noise) -> Tensor | None:
+    drawn = game.draw_labels(walks, noise)
+    if labels is None:
+        return drawn
+    if drawn is None:
+        raise ValueError("labels: this game has no classes; leave labels out")
+    if labels.shape != (walks,):
+        raise ValueError(f"labels: expected ({walks},), got {tuple(labels.shape)}")
+    return labels.to(drawn)

@@ -1,0 +1,150 @@
+"""Walks between samples, and their animations."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ganfuse import standing_statistics
+from ganfuse.engine import AdversarialGame
+from ganfuse.engine.animation import save_animation
+from ganfuse.engine.interpolation import interpolate, lerp, slerp
+from ganfuse.models import create
+from tests.engine.toys import SIZE, PlainDiscriminator, plain_game, toy_game
+
+
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+def test_arcs_keep_the_norm_and_the_angle_grows_evenly():
+    a, b = torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 3.0])
+    arc = slerp(a, b, torch.tensor([0.0, 1 / 3, 0.5, 1.0]))
+    torch.testing.assert_close(arc.norm(dim=1), torch.full((4,), 3.0))
+    torch.testing.assert_close(arc[1], torch.tensor([3 * 3**0.5 / 2, 0.0, 1.5]))
+    torch.testing.assert_close(arc[[0, -1]], torch.stack([a, b]))
+
+
+def test_arc_between_parallel_vectors_is_the_line():
+    a = torch.tensor([1.0, 2.0])
+    share = torch.tensor([0.0, 0.5, 1.0])
+    torch.testing.assert_close(slerp(a, 3 * a, share), lerp(a, 3 * a, share))
+
+
+def test_latents():
+    game = plain_game()
+    images = interpolate(game, walks=3, steps=5, rng=rng())
+    assert images.shape == (3, 5, 1, SIZE, SIZE)
+    z = torch.randn(6, 4, generator=rng())
+    with torch.no_grad():
+        torch.testing.assert_close(images[1, 0], game.generator(z[1:2])[0])
+        torch.testing.assert_close(images[1, -1], game.generator(z[4:5])[0])
+
+
+def test_loops_come_back():
+    images = interpolate(plain_game(), walks=1, steps=4, rng=rng(), loop=True)[0]
+    assert len(images) == 6
+    assert torch.equal(images[1], images[5])
+    assert torch.equal(images[2], images[4])
+
+
+def sagan_game():
+    """With classes that differ, and statistics that fit."""
+    torch.manual_seed(0)
+    game = create("sagan", resolution=32, width=4, channels=1, num_classes=3)
+    for module in game.generator.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, 0.0, 0.3)
+    with standing_statistics(game.generator):
+        game.generator(torch.randn(16, 128), torch.randint(3, (16,)))
+    return game
+
+
+@pytest.mark.parametrize("make", [toy_game, sagan_game])
+def test_classes(make):
+    game = make()
+    labels = torch.tensor([[0, 2], [1, 0]])
+    hooks = [dict(module._forward_hooks) for module in game.generator.modules()]
+    images = interpolate(game, walks=2, steps=3, space="class", labels=labels, rng=rng())
+    game.eval()
+    z = _latents(game, 2)
+    with torch.no_grad():
+        for walk in range(2):
+            for step, label in ((0, labels[walk, 0]), (-1, labels[walk, 1])):
+                expected = game.generator(z[walk : walk + 1], label.view(1))[0]
+                torch.testing.assert_close(images[walk, step], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(images[0, 1], images[0, 0])
+    assert [dict(module._forward_hooks) for module in game.generator.modules()] == hooks
+
+
+def _latents(game, walks):
+    generator = rng()
+    torch.randint(3, (walks,), generator=generator)
+    torch.randint(2, (walks,), generator=generator)
+    return torch.randn(walks, *game.latent_shape, generator=generator)
+
+
+class Styled(nn.Module):
+    latent_dim = 4
+
+    def __init__(self):
+        super().__init__()
+        self.mapping = nn.Linear(4, 3)
+        self.synthesis = nn.Sequential(nn.Linear(3, SIZE * SIZE), nn.Tanh(), nn.Unflatten(1, (1, SIZE, SIZE)))
+
+    def forward(self, z):
+        return self.synthesis(self.mapping(z))
+
+
+def test_styles_move_along_lines():
+    game = AdversarialGame(Styled(), PlainDiscriminator())
+    images = interpolate(game, walks=2, steps=3, space="w", rng=rng())
+    with torch.no_grad():
+        w = game.generator.mapping(torch.randn(4, 4, generator=rng()))
+        torch.testing.assert_close(images[0, 1], game.generator.synthesis((w[:1] + w[2:3]) / 2)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (plain_game, {"space": "v"}, "space: expected one of 'z', 'w', 'class', got 'v'"),
+        (plain_game, {"steps": 1}, "at least 1 walk of at least 2 images"),
+        (plain_game, {"space": "w"}, "has no styles w"),
+        (plain_game, {"space": "class"}, "was trained without classes"),
+        (plain_game, {"labels": torch.tensor([1])}, "has no classes"),
+        (toy_game, {"labels": torch.tensor([1])}, r"labels: expected \(8,\), got \(1,\)"),
+        (toy_game, {"space": "class", "labels": torch.tensor([1])}, r"labels: expected \(8, 2\)"),
+    ],
+)
+def test_bad_arguments(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        interpolate(make(), **options)
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp"])
+def test_animations_have_all_frames(tmp_path, ending):
+    images = torch.linspace(-1, 1, 6).view(1, 6, 1, 1, 1).expand(2, 6, 3, 8, 8)
+    path = save_animation(images, tmp_path / "deep" / f"walk.{ending}", columns=2, scale=2)
+    with Image.open(path) as picture:
+        assert picture.n_frames == 6
+        assert picture.size == (2 * 18 + 2, 20)
+
+
+def test_mp4(tmp_path, monkeypatch):
+    images = torch.zeros(1, 4, 1, 9, 9)
+    if shutil.which("ffmpeg"):
+        assert save_animation(images, tmp_path / "walk.mp4").stat().st_size > 500
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"ffmpeg: the program that writes \.mp4 is not installed"):
+        save_animation(images, tmp_path / "other.mp4")
+
+
+def test_bad_animations(tmp_path):
+    with pytest.raises(ValueError, match=r"expected an ending of .gif, .webp, .mp4, got walk.png"):
+        save_animation(torch.zeros(1, 2, 1, 4, 4), "walk.png")
+    with pytest.raises(ValueError, match=r"expected \(N, T, C, H, W\)"):
+        save_animation(torch.zeros(1, 2, 4, 4), tmp_path / "a.gif")
+    with pytest.raises(ValueError, match="frames_per_second: expected a number above 0"):
+        save_animation(torch.zeros(1, 2, 1, 4, 4), tmp_path / "a.gif", frames_per_second=0)
