@@ -3,6 +3,7 @@
 from ganfuse.kernels.backend import BackendUnavailableError, current_backend, use_backend
 from ganfuse.kernels.bias_act import bias_act
 from ganfuse.kernels.channel_norm import (
+    Prologue,
     batch_norm_act,
     group_norm_act,
     instance_norm_act,
@@ -25,6 +26,7 @@ from ganfuse.kernels.weight_gradients import no_weight_gradients
 __all__ = [
     "BackendUnavailableError",
     "Cost",
+    "Prologue",
     "batch_norm_act",
     "bias_act",
     "conv2d_downsample",

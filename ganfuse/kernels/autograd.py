@@ -55,7 +55,7 @@ class Implementation:
 
 
 # Private, so with the answer that is right, if slow, in case it goes.
-_functorch_is_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+functorch_is_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _unwrapped = getattr(torch._C._functorch, "unwrap_if_dead", lambda tensor: tensor)
 
 
@@ -68,7 +68,7 @@ class PositionalFunction(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        if _functorch_is_active():
+        if functorch_is_active():
             return super().apply(*args)  # type: ignore[no-untyped-call]
         # What a transform that has ended left behind: wrappers without a storage.
         args = tuple(_unwrapped(a) if isinstance(a, Tensor) else a for a in args)

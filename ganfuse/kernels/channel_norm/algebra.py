@@ -74,7 +74,7 @@ def forward(
         inputs: of the op; the first is not looked at.
     """
     kind, (batch, channels) = attributes.kind, row_mean.shape
-    _, gain, bias, rho, mean, var = inputs
+    _, gain, bias, rho, mean, var = inputs[:6]
     dtype = row_mean.dtype
     moments = row_mean.new_empty((3, channels if kind == "batch" else 0))
     if kind == "given":

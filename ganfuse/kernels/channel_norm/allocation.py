@@ -11,7 +11,9 @@ from torch import Tensor
 from ganfuse.kernels.autograd import Gradients, Needs, Tensors
 from ganfuse.kernels.layout import empty, is_channels_last
 
-INPUTS = ("x", "gain", "bias", "rho", "mean", "var")
+INPUTS = ("x", "gain", "bias", "rho", "mean", "var", "noise", "noise_strength", "prologue_bias")
+# Places in INPUTS: those before NOISE make a plain norm; MEAN and VAR are constants.
+MEAN, VAR, NOISE, STRENGTH, PROLOGUE_BIAS = range(4, 9)
 # Planes of `coefficients`, each (B, C).
 SLOPE, CENTRE, OFFSET, RSTD, ROW_RSTD, SHIFT = range(6)
 
@@ -27,6 +29,10 @@ class Attributes(NamedTuple):
         groups: of channels, for "group" and "mix".
         unbiased: variances are divided by N − 1 (by 1 where N is 1).
         process_group: name of the group of processes whose batches are one; "" for this process alone.
+        prologue: the activation of what happens to x before its statistics are taken,
+            ``prologue(x + noise · noise_strength + prologue_bias)``; "" for nothing: then the noise, if there is any,
+            is added after gain and bias.
+        prologue_slope: of a leaky ReLU there.
     """
 
     kind: str
@@ -37,6 +43,8 @@ class Attributes(NamedTuple):
     negative_slope: float
     process_group: str
     backend: str
+    prologue: str = ""
+    prologue_slope: float = 0.0
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -60,6 +68,11 @@ def fake_forward(attributes: Attributes, inputs: Tensors) -> Tensors:
     )
 
 
+def is_noisy(attributes: Attributes, inputs: Tensors) -> bool:
+    """Whether the call is more than a plain norm: noise, or a prologue."""
+    return attributes.prologue != "" or inputs[NOISE] is not None
+
+
 def _like(i: int, inputs: Tensors) -> Tensor:
     x = inputs[i]
     if i == 0:
@@ -71,7 +84,7 @@ def fake_backward(
     attributes: Attributes, needs: Needs, grad_output: Tensor, inputs: Tensors, output: Tensor, state: Tensors
 ) -> tuple[Gradients, Tensors]:
     """Gradients of the inputs, uninitialised."""
-    return tuple(_like(i, inputs) if needed and i < 4 else None for i, needed in enumerate(needs)), ()
+    return _gradients(needs, inputs), ()
 
 
 def fake_double_backward(
@@ -85,5 +98,8 @@ def fake_double_backward(
     notes: Tensors,
 ) -> Gradients:
     """Gradients of grad_output and of the inputs, uninitialised."""
-    grad = _like(0, inputs) if needs[0] else None
-    return (grad, *(_like(i, inputs) if needed and i < 4 else None for i, needed in enumerate(needs[1:])))
+    return (_like(0, inputs) if needs[0] else None, *_gradients(needs[1:], inputs))
+
+
+def _gradients(needs: Needs, inputs: Tensors) -> Gradients:
+    return tuple(_like(i, inputs) if needed and i not in (MEAN, VAR) else None for i, needed in enumerate(needs))

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from ganfuse.kernels.channel_norm.allocation import Attributes
-from ganfuse.kernels.channel_norm.op import check_common, check_parameter, normalise
+from ganfuse.kernels.channel_norm.op import check_common, normalise
+from ganfuse.kernels.channel_norm.prologue import check_noise, check_parameter
+from ganfuse.kernels.channel_norm.running import RunningStatistics
 
 _OP = "batch_norm_act"
 
@@ -23,10 +25,12 @@ def batch_norm_act(
     eps: float = 1e-5,
     activation: str = "none",
     negative_slope: float = 0.2,
+    noise: Tensor | None = None,
+    noise_strength: Tensor | None = None,
     process_group: Any = None,
     backend: str | None = None,
 ) -> Tensor:
-    """``act(gain · (x − mean)/sqrt(var + eps) + bias)`` with one mean and variance per channel.
+    """``act(gain · (x − mean)/sqrt(var + eps) + bias + noise · noise_strength)``, one mean and variance per channel.
 
     Ioffe and Szegedy 2015, "Batch Normalization", arXiv:1502.03167; with per-sample gain and bias, conditional batch
     normalisation (de Vries et al. 2017, arXiv:1707.00683). Twice differentiable with fused kernels, any number of times
@@ -40,6 +44,7 @@ def batch_norm_act(
         training: statistics of this batch (of all processes of `process_group`); else the running ones, which are
             constants to every derivative. Without running statistics, those of the batch.
         activation: ``"none"``, ``"relu"``, ``"leaky_relu"`` (with `negative_slope`) or ``"silu"``.
+        noise: (B, 1, H, W) or (1, 1, H, W), one map for all channels, and `noise_strength` (C,); or both None.
         process_group: a `torch.distributed` group whose processes hold parts, of any sizes, of one batch; gradients
             are those of the sum of the processes' losses. None: this process alone.
         backend: ``"auto"``, ``"reference"``, ``"eager"`` or ``"triton"``; None follows `ganfuse.use_backend`.
@@ -55,6 +60,7 @@ def batch_norm_act(
     check_parameter(_OP, "bias", bias, x)
     check_parameter(_OP, "running_mean", running_mean, x, per_sample=False)
     check_parameter(_OP, "running_var", running_var, x, per_sample=False)
+    check_noise(_OP, noise, noise_strength, x)
     if (running_mean is None) != (running_var is None):
         raise ValueError(f"{_OP}: running_mean and running_var must both be given, or neither")
     if not isinstance(momentum, int | float) or not 0.0 <= momentum <= 1.0:
@@ -66,20 +72,17 @@ def batch_norm_act(
     kind = "batch" if taken else "given"
     attributes = Attributes(kind, 1, float(eps), False, activation, float(negative_slope), group, "")
     given = (None, None) if taken else (running_mean, running_var)
-    y, moments = normalise(_OP, attributes, backend, x, gain, bias, None, *given)
+    running = None
     if training and running_mean is not None and running_var is not None:
+        running = RunningStatistics(running_mean, running_var, float(momentum))
+    y, moments = normalise(
+        _OP, attributes, backend, x, gain, bias, None, *given,
+        noise=noise, noise_strength=noise_strength, running=running,
+    )  # fmt: skip
+    if running is not None and not running.updated:
         assert moments is not None
-        _update(running_mean, running_var, moments.detach(), momentum)
+        running.update(moments.detach())
     return y
-
-
-@torch.no_grad()
-def _update(running_mean: Tensor, running_var: Tensor, moments: Tensor, momentum: float) -> None:
-    if running_mean.dtype != moments.dtype or running_var.dtype != moments.dtype:
-        running_mean.lerp_(moments[0].to(running_mean.dtype), momentum)
-        running_var.lerp_(moments[1].to(running_var.dtype), momentum)
-        return
-    torch._foreach_lerp_([running_mean, running_var], [moments[0], moments[1]], momentum)
 
 
 def _group_name(process_group: Any) -> str:

@@ -65,13 +65,13 @@ def composed(new_passes: Callable[[], Passes]) -> Implementation:
     def backward(
         attributes: Attributes, needs: Needs, grad_output: Tensor, inputs: Tensors, output: Tensor, state: Tensors
     ) -> tuple[Gradients, Tensors]:
-        x, gain, bias, rho, *_ = inputs
+        x, gain, bias, rho = inputs[:4]
         coefficients, moments = state
         passes = new_passes()
         # Statistics that are given need no sums for the gradient of x.
         if not any(needs[1:4]) and attributes.kind == "given":
             zeros = coefficients.new_zeros(x.shape[:2])
-            return (passes.apply_backward(attributes, x, grad_output, coefficients, zeros, zeros), *(None,) * 5), ()
+            return (passes.apply_backward(attributes, x, grad_output, coefficients, zeros, zeros), *(None,) * 8), ()
         ones, centred = passes.sums(attributes, x, grad_output, coefficients)
         terms = algebra.terms(attributes, coefficients, moments, positions_of(x), gain, rho)
         (constant, linear), weights = algebra.backward(attributes, terms, ones, centred)
@@ -80,7 +80,7 @@ def composed(new_passes: Callable[[], Passes]) -> Implementation:
         if needs[0]:
             on_x = passes.apply_backward(attributes, x, grad_output, coefficients, constant, linear)
         on_bias = ones if needs[2] else None
-        return (on_x, *_reduced((on_gain, on_bias, on_rho), (gain, bias, rho)), None, None), ()
+        return (on_x, *_reduced((on_gain, on_bias, on_rho), (gain, bias, rho)), *(None,) * 5), ()
 
     def double_backward(
         attributes: Attributes,
@@ -92,7 +92,7 @@ def composed(new_passes: Callable[[], Passes]) -> Implementation:
         state: Tensors,
         notes: Tensors,
     ) -> Gradients:
-        x, gain, bias, rho, *_ = inputs
+        x, gain, bias, rho = inputs[:4]
         coefficients, moments = state
         passes = new_passes()
         h, gain_cotangent, bias_cotangent, rho_cotangent = (
@@ -118,7 +118,7 @@ def composed(new_passes: Callable[[], Passes]) -> Implementation:
         if needs[3] and on_bias is None:
             on_bias = coefficients.new_zeros(x.shape[:2])
         kept = (on_gain, on_bias if needs[3] else None, on_rho)
-        return (on_grad, on_x, *_reduced(kept, (gain, bias, rho)), None, None)
+        return (on_grad, on_x, *_reduced(kept, (gain, bias, rho)), *(None,) * 5)
 
     return Implementation(
         forward, backward, double_backward,

@@ -26,7 +26,17 @@ class Config(NamedTuple):
 
 
 # Elements of a tile. Passes that hold many running sums or maps take smaller ones, or they spill.
-_ELEMENTS = {"statistics": 4096, "apply": 4096, "sums": 2048, "apply_backward": 2048, "double": 1024}
+_ELEMENTS = {
+    "statistics": 4096, "apply": 4096, "sums": 2048, "noisy_sums": 1024, "apply_backward": 2048, "double": 1024,
+}  # fmt: skip
+# Elements of a tile that is all positions of its rows, and held in registers; the backward holds two maps and more.
+_MOST_HELD = {"rows": 16384, "rows_backward": 8192}
+HELD = frozenset(_MOST_HELD)
+# Of such tiles where there are more than these; small ones leave nothing of a wide load for the other lanes.
+_HELD = 2048
+# Below, a map is read twice by many programs rather than once by few, unless it is so small that launches count.
+_ENOUGH_HOLDERS = 128
+_SMALL_MAP = 1 << 18
 # A few programs for each multiprocessor of the largest chips, so that all of them have loads in flight.
 _ENOUGH_PROGRAMS = 1024
 _MOST_SPLITS = 64
@@ -78,3 +88,30 @@ def choose(
     lanes = 64 if target.startswith("gfx") else 32
     warps = max(1, min(4, rows * block * itemsize // (16 * lanes)))
     return Config(rows, block, -(-tiles // per_split), per_split * block, warps)
+
+
+@functools.lru_cache(maxsize=4096)
+def choose_held(
+    kernel: str, target: str, itemsize: int, channels_last: bool, batch: int, channels: int, positions: int
+) -> Config | None:
+    """The tile of a pass that holds whole rows, "rows" or "rows_backward"; None where two passes are better."""
+    interpreted = target == "interpreter"
+    block = power_of_two(positions)
+    limit = 64 if interpreted else _MOST_HELD[kernel] * 4 // max(4, itemsize)
+    if channels_last:
+        # Memory comes in pieces of 32 bytes; rows of 128 are better where there are enough programs.
+        least = min(power_of_two(channels), 4 if interpreted else 32 // itemsize)
+        rows = max(least, min(power_of_two(channels), 128 // itemsize, limit // block))
+        while rows > least and batch * -(-channels // rows) < 2 * _ENOUGH_HOLDERS:
+            rows //= 2
+        programs = batch * -(-channels // rows)
+    else:
+        rows = max(1, min(power_of_two(batch * channels), (limit if interpreted else _HELD) // block))
+        programs = -(-(batch * channels) // rows)
+    if rows * block > limit:
+        return None
+    if programs < _ENOUGH_HOLDERS and batch * channels * positions > _SMALL_MAP:
+        return None
+    lanes = 64 if target.startswith("gfx") else 32
+    warps = max(1, min(16, rows * block // (16 * lanes)))
+    return Config(rows, block, 1, block, warps)

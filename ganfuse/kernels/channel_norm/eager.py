@@ -9,6 +9,7 @@ from torch import Tensor
 from ganfuse.kernels.channel_norm import algebra, composition
 from ganfuse.kernels.channel_norm import allocation as plane
 from ganfuse.kernels.channel_norm.allocation import Attributes, accumulator
+from ganfuse.kernels.channel_norm.noise import silu_bend, with_noise
 from ganfuse.kernels.layout import empty, is_channels_last
 
 _aten = torch.ops.aten
@@ -129,9 +130,7 @@ class _EagerPasses:
 
     def _bend(self, x: Tensor, grad: Tensor, coefficients: Tensor) -> Tensor:
         """e = act''(z)·dy of silu."""
-        z = self._normalised(x, coefficients)
-        s = torch.sigmoid(z)
-        return s * (1 - s) * (2 + z * (1 - 2 * s)) * _wide(grad, is_channels_last(x))
+        return silu_bend(self._normalised(x, coefficients)) * _wide(grad, is_channels_last(x))
 
     def apply_double_backward(
         self, attributes: Attributes, x: Tensor, grad: Tensor, h: Tensor, coefficients: Tensor, second: algebra.Second,
@@ -159,4 +158,4 @@ def unsupported(x: Tensor) -> str | None:
     return None if x.device.type == "cpu" else "the eager form is written for CPUs"
 
 
-IMPLEMENTATION = composition.composed(_EagerPasses)
+IMPLEMENTATION = with_noise(composition.composed(_EagerPasses))

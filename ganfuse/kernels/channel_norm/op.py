@@ -11,9 +11,9 @@ from ganfuse.kernels.autograd import DifferentiableOp, Implementation
 from ganfuse.kernels.backend import resolve_backend
 from ganfuse.kernels.channel_norm import algebra, configs, eager, reference
 from ganfuse.kernels.channel_norm.allocation import INPUTS, Attributes, accumulator
+from ganfuse.kernels.channel_norm.prologue import Prologue, check_activation
+from ganfuse.kernels.channel_norm.running import RunningStatistics, UpdatingAttributes
 from ganfuse.kernels.checks import check_nonempty, check_tensor
-
-ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")
 
 
 def check_common(op: str, x: Tensor, *, least_ndim: int, eps: float, activation: str, negative_slope: float) -> None:
@@ -22,25 +22,7 @@ def check_common(op: str, x: Tensor, *, least_ndim: int, eps: float, activation:
     check_nonempty(op, "x", x)
     if isinstance(eps, Tensor) or not (math.isfinite(eps) and eps >= 0):
         raise ValueError(f"{op}: eps must be a finite number of at least 0, got {eps!r}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"{op}: activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
-    if isinstance(negative_slope, Tensor) or not math.isfinite(negative_slope):
-        raise ValueError(f"{op}: negative_slope must be a finite number, got {negative_slope!r}")
-
-
-def check_parameter(op: str, name: str, value: object, x: Tensor, *, per_sample: bool = True) -> None:
-    """Raise ValueError unless `value` is None, (C,), or (with `per_sample`) (B, C), on x's device."""
-    if value is None:
-        return
-    check_tensor(op, name, value)
-    assert isinstance(value, Tensor)
-    batch, channels = x.shape[:2]
-    shapes = ((channels,), (batch, channels)) if per_sample else ((channels,),)
-    if tuple(value.shape) not in shapes:
-        expected = " or ".join(map(str, shapes))
-        raise ValueError(f"{op}: {name} must have shape {expected} for x of {tuple(x.shape)}, got {tuple(value.shape)}")
-    if value.device != x.device:
-        raise ValueError(f"{op}: {name} must be on x's device, {x.device}, got {value.device}")
+    check_activation(op, activation, negative_slope)
 
 
 def normalise(
@@ -53,12 +35,26 @@ def normalise(
     rho: Tensor | None = None,
     mean: Tensor | None = None,
     var: Tensor | None = None,
+    *,
+    noise: Tensor | None = None,
+    noise_strength: Tensor | None = None,
+    prologue: Prologue | None = None,
+    running: RunningStatistics | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The normalised x and, of a batch norm, its `moments`; inputs are checked already."""
+    """The normalised x and, of a batch norm, its `moments`; inputs are checked already.
+
+    Args:
+        running: to update in a launch of the forward's own, where the backend and the moment allow it.
+    """
     shape = x.shape
+    prologue_bias = None
+    if prologue is not None:
+        noise, noise_strength, prologue_bias, name, slope = prologue
+        attributes = attributes._replace(prologue=name, prologue_slope=float(slope))
     if x.ndim != 4:
         x = x.reshape(*shape[:2], -1, 1)
-    inputs = (x, gain, bias, rho, mean, var)
+        noise = None if noise is None else noise.reshape(noise.shape[0], 1, -1, 1)
+    inputs = (x, gain, bias, rho, mean, var, noise, noise_strength, prologue_bias)
     chosen = resolve_backend(
         op,
         backend,
@@ -71,7 +67,10 @@ def normalise(
         if attributes.kind == "batch":
             moments = _batch_moments(attributes, x)
     else:
-        y, _, moments = _channel_norm.with_state(attributes._replace(backend=chosen), *inputs)
+        attributes = attributes._replace(backend=chosen)
+        if running is not None and chosen == "triton" and running.may_be_written(x):
+            attributes = UpdatingAttributes.of(attributes, running)
+        y, _, moments = _channel_norm.with_state(attributes, *inputs)
     return (y if y.shape == shape else y.reshape(shape)), moments
 
 

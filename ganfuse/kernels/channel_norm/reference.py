@@ -19,10 +19,18 @@ def channel_norm(
     rho: Tensor | None,
     mean: Tensor | None,
     var: Tensor | None,
+    noise: Tensor | None = None,
+    noise_strength: Tensor | None = None,
+    prologue_bias: Tensor | None = None,
 ) -> Tensor:
-    """``act(gain · normalised(x) + bias)``, in float32 (float64 for float64) throughout."""
+    """``act(gain · normalised(x) + bias + noise · strength)``, in float32 (float64 for float64) throughout.
+
+    With a prologue, x is ``prologue(x + noise · strength + prologue_bias)`` first, and no noise comes after.
+    """
     kind, dtype = attributes.kind, accumulator(x.dtype)
     wide = x.to(dtype)
+    if attributes.prologue:
+        wide = activate(_noised(wide, noise, noise_strength, prologue_bias), attributes.prologue, attributes.prologue_slope)
     if kind == "given":
         assert mean is not None
         assert var is not None
@@ -43,7 +51,16 @@ def channel_norm(
         y = y * _per_channel(gain, dtype)
     if bias is not None:
         y = y + _per_channel(bias, dtype)
+    if not attributes.prologue:
+        y = _noised(y, noise, noise_strength, None)
     return activate(y, attributes.activation, attributes.negative_slope).to(x.dtype)
+
+
+def _noised(x: Tensor, noise: Tensor | None, strength: Tensor | None, bias: Tensor | None) -> Tensor:
+    if noise is not None:
+        assert strength is not None
+        x = x + noise.to(x.dtype) * _per_channel(strength, x.dtype)
+    return x if bias is None else x + _per_channel(bias, x.dtype)
 
 
 def _per_channel(v: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from ganfuse.kernels.channel_norm.allocation import Attributes
-from ganfuse.kernels.channel_norm.op import check_common, check_parameter, normalise
+from ganfuse.kernels.channel_norm.op import check_common, normalise
+from ganfuse.kernels.channel_norm.prologue import Prologue, check_noise, check_parameter, check_prologue
 
 
 def instance_norm_act(
@@ -15,9 +16,12 @@ def instance_norm_act(
     unbiased: bool = False,
     activation: str = "none",
     negative_slope: float = 0.2,
+    noise: Tensor | None = None,
+    noise_strength: Tensor | None = None,
+    prologue: Prologue | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """``act(gain · (x − mean)/sqrt(var + eps) + bias)`` with a mean and variance per sample and channel.
+    """``act(gain · (x − mean)/sqrt(var + eps) + bias + noise · noise_strength)``, statistics per sample and channel.
 
     Ulyanov et al. 2016, arXiv:1607.08022; with per-sample gain and bias AdaIN, Huang and Belongie 2017,
     arXiv:1703.06868, eq. 8. Differentiable as `batch_norm_act` is. On 1×1 maps the variance is 0, and y is the bias.
@@ -26,7 +30,9 @@ def instance_norm_act(
         x: (B, C, H, W), or (B, C, L), (B, C, D, H, W).
         gain, bias: (C,), or (B, C) for one per sample, or None.
         unbiased: divide the variance by H·W − 1, as `Tensor.var` does, instead of H·W.
-        activation, negative_slope, backend: as in `batch_norm_act`.
+        activation, negative_slope, noise, noise_strength, backend: as in `batch_norm_act`.
+        prologue: what happens to x before its statistics are taken; with it, the whole epilogue of a StyleGAN layer is
+            one call. Not beside `noise`, which comes after gain and bias.
 
     Returns:
         Like x, in x's type and layout.
@@ -38,8 +44,10 @@ def instance_norm_act(
     check_common(op, x, least_ndim=3, eps=eps, activation=activation, negative_slope=negative_slope)
     check_parameter(op, "gain", gain, x)
     check_parameter(op, "bias", bias, x)
+    check_noise(op, noise, noise_strength, x)
+    check_prologue(op, prologue, noise, x)
     attributes = Attributes("row", 1, float(eps), bool(unbiased), activation, float(negative_slope), "", "")
-    return normalise(op, attributes, backend, x, gain, bias)[0]
+    return normalise(op, attributes, backend, x, gain, bias, noise=noise, noise_strength=noise_strength, prologue=prologue)[0]
 
 
 def layer_instance_norm_act(
@@ -52,9 +60,11 @@ def layer_instance_norm_act(
     unbiased: bool = True,
     activation: str = "none",
     negative_slope: float = 0.2,
+    noise: Tensor | None = None,
+    noise_strength: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """``act(gain · (rho · IN(x) + (1 − rho) · LN(x)) + bias)``, IN per channel, LN over all channels of a sample.
+    """``act(gain · (rho · IN(x) + (1 − rho) · LN(x)) + bias + noise · noise_strength)``, IN per channel, LN over all channels of a sample.
 
     Kim et al. 2020, "U-GAT-IT", arXiv:1907.10830, eq. 1: AdaLIN with per-sample gain and bias, ILN with (C,) ones. The
     clipping of rho to [0, 1] is the caller's. Differentiable as `batch_norm_act` is.
@@ -65,7 +75,7 @@ def layer_instance_norm_act(
         gain, bias: (C,), or (B, C) for one per sample, or None.
         unbiased: divide the variances by one less than the number of elements (by 1 where there is one element, so
             that the variance of IN on 1×1 maps is 0).
-        activation, negative_slope, backend: as in `batch_norm_act`.
+        activation, negative_slope, noise, noise_strength, backend: as in `batch_norm_act`.
 
     Returns:
         Like x, in x's type and layout.
@@ -75,13 +85,12 @@ def layer_instance_norm_act(
     """
     op = "layer_instance_norm_act"
     check_common(op, x, least_ndim=3, eps=eps, activation=activation, negative_slope=negative_slope)
-    if rho is None:
-        raise ValueError(f"{op}: rho must be a tensor of shape ({x.shape[1]},), got None")
-    check_parameter(op, "rho", rho, x, per_sample=False)
+    check_parameter(op, "rho", rho, x, per_sample=False, required=True)
     check_parameter(op, "gain", gain, x)
     check_parameter(op, "bias", bias, x)
+    check_noise(op, noise, noise_strength, x)
     attributes = Attributes("mix", 1, float(eps), bool(unbiased), activation, float(negative_slope), "", "")
-    return normalise(op, attributes, backend, x, gain, bias, rho)[0]
+    return normalise(op, attributes, backend, x, gain, bias, rho, noise=noise, noise_strength=noise_strength)[0]
 
 
 def group_norm_act(
@@ -93,9 +102,11 @@ def group_norm_act(
     eps: float = 1e-5,
     activation: str = "none",
     negative_slope: float = 0.2,
+    noise: Tensor | None = None,
+    noise_strength: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """``act(gain · (x − mean)/sqrt(var + eps) + bias)`` with a mean and variance per sample and group of channels.
+    """``act(gain · (x − mean)/sqrt(var + eps) + bias + noise · noise_strength)``, statistics per sample and group.
 
     Wu and He 2018, "Group Normalization", arXiv:1803.08494. Differentiable as `batch_norm_act` is.
 
@@ -103,7 +114,7 @@ def group_norm_act(
         x: (B, C, H, W), or (B, C), (B, C, L), (B, C, D, H, W).
         num_groups: divides C; 1 is LayerNorm over a whole sample.
         gain, bias: (C,), or (B, C) for one per sample, or None.
-        activation, negative_slope, backend: as in `batch_norm_act`.
+        activation, negative_slope, noise, noise_strength, backend: as in `batch_norm_act`.
 
     Returns:
         Like x, in x's type and layout.
@@ -117,5 +128,6 @@ def group_norm_act(
         raise ValueError(f"{op}: num_groups must be a positive divisor of C = {x.shape[1]}, got {num_groups!r}")
     check_parameter(op, "gain", gain, x)
     check_parameter(op, "bias", bias, x)
+    check_noise(op, noise, noise_strength, x)
     attributes = Attributes("group", num_groups, float(eps), False, activation, float(negative_slope), "", "")
-    return normalise(op, attributes, backend, x, gain, bias)[0]
+    return normalise(op, attributes, backend, x, gain, bias, noise=noise, noise_strength=noise_strength)[0]

@@ -59,15 +59,28 @@ def put_carried(out, channel, channel_exists, carried, PER_SAMPLE: tl.constexpr,
 
 
 @triton.jit
+def sum_of_dx(partials, index, there, splits, rows, slope, constant, linear, ACC: tl.constexpr):
+    """Σ dx of rows behind a prologue, or Σ dx·noise, from the three sums that `norm_sums` leaves for it."""
+    step = splits * rows
+    against = sum_splits(partials, index, there, splits, rows, ACC)
+    bents = sum_splits(partials + step, index, there, splits, rows, ACC)
+    bents_d = sum_splits(partials + 2 * step, index, there, splits, rows, ACC)
+    return slope * against + (constant * bents + linear * bents_d)
+
+
+@triton.jit
 def norm_backward_coefficients(
-    partials, coefficients, gain, rho, linears, on_gain, on_bias, on_rho,
+    partials, coefficients, gain, rho, linears, on_gain, on_bias, on_rho, on_strength, on_shift,
     gain_stride, bias_stride, batch, channels, positions, width, splits,
     KIND: tl.constexpr, HAS_GAIN: tl.constexpr, UNBIASED: tl.constexpr,
-    GAIN: tl.constexpr, BIAS: tl.constexpr, RHO: tl.constexpr,
-    GAIN_PER_SAMPLE: tl.constexpr, BIAS_PER_SAMPLE: tl.constexpr,
+    GAIN: tl.constexpr, BIAS: tl.constexpr, RHO: tl.constexpr, STRENGTH: tl.constexpr, SHIFT: tl.constexpr,
+    PROLOGUE: tl.constexpr, GAIN_PER_SAMPLE: tl.constexpr, BIAS_PER_SAMPLE: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """(constant, linear) of dx, and the gradients of gain, bias and rho (where GAIN, BIAS, RHO)."""
+    """(constant, linear) of dx, and the gradients of gain, bias, rho, the noise's strength and the prologue's bias.
+
+    Those where GAIN, BIAS, RHO, STRENGTH and SHIFT. PROLOGUE says which sums `norm_sums` left.
+    """
     channel, channel_exists = channels_of(channels, width, BLOCK_C)
     lane = tl.arange(0, BLOCK_B)
     rows = batch * channels
@@ -89,6 +102,8 @@ def norm_backward_coefficients(
     sum_gain = tl.zeros((BLOCK_C,), ACC)
     sum_bias = tl.zeros((BLOCK_C,), ACC)
     sum_rho = tl.zeros((BLOCK_C,), ACC)
+    sum_strength = tl.zeros((BLOCK_C,), ACC)
+    sum_shift = tl.zeros((BLOCK_C,), ACC)
     for start in range(0, batch, BLOCK_B):
         sample = start + lane
         there = (sample < batch)[:, None] & channel_exists[None, :]
@@ -131,8 +146,23 @@ def norm_backward_coefficients(
                 constant, linear = first_term(ones, against, a, rstd, blank, su, sux, inverse, inverse_variance)
         sum_gain = put_gradient(on_gain, channels, sample, channel, there, against, sum_gain, GAIN_PER_SAMPLE, GAIN)
         sum_bias = put_gradient(on_bias, channels, sample, channel, there, ones, sum_bias, BIAS_PER_SAMPLE, BIAS)
+        if PROLOGUE:
+            slope = tl.load(coefficients + index, mask=there, other=0.0)
+            if SHIFT:
+                total_p = sum_of_dx(partials + 2 * step, index, there, splits, rows, slope, constant, linear, ACC)
+                sum_shift = put_gradient(on_shift, 0, sample, channel, there, total_p, sum_shift, False, SHIFT)
+            if STRENGTH:
+                total_n = sum_of_dx(partials + 5 * step, index, there, splits, rows, slope, constant, linear, ACC)
+                sum_strength = put_gradient(
+                    on_strength, 0, sample, channel, there, total_n, sum_strength, False, STRENGTH
+                )
+        elif STRENGTH:
+            total_n = sum_splits(partials + 2 * step, index, there, splits, rows, ACC)
+            sum_strength = put_gradient(on_strength, 0, sample, channel, there, total_n, sum_strength, False, STRENGTH)
         tl.store(linears + index, constant, mask=there)
         tl.store(linears + rows + index, linear, mask=there)
     put_carried(on_gain, channel, channel_exists, sum_gain, GAIN_PER_SAMPLE, GAIN)
     put_carried(on_bias, channel, channel_exists, sum_bias, BIAS_PER_SAMPLE, BIAS)
     put_carried(on_rho, channel, channel_exists, sum_rho, False, RHO)
+    put_carried(on_strength, channel, channel_exists, sum_strength, False, STRENGTH)
+    put_carried(on_shift, channel, channel_exists, sum_shift, False, SHIFT)

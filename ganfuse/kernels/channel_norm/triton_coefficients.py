@@ -61,12 +61,15 @@ def inverse_std(squares, count, UNBIASED: tl.constexpr, EPS: tl.constexpr):
 
 @triton.jit
 def norm_coefficients(
-    partials, gain, bias, rho, mean, var, coefficients, moments,
+    partials, gain, bias, rho, mean, var, coefficients, moments, running_mean, running_var, momentum,
     gain_stride, bias_stride, batch, channels, positions, width, splits, chunk,
     KIND: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_BIAS: tl.constexpr, UNBIASED: tl.constexpr, EPS: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
+    UPDATE: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The planes of `allocation.SLOPE` and its neighbours, and `moments` for "batch"; as `algebra.forward`."""
+    """The planes of `allocation.SLOPE` and its neighbours, and `moments` for "batch"; as `algebra.forward`.
+
+    UPDATE: running statistics move towards the moments by the way.
+    """
     channel, channel_exists = channels_of(channels, width, BLOCK_C)
     lane = tl.arange(0, BLOCK_B)
     rows = batch * channels
@@ -95,8 +98,17 @@ def norm_coefficients(
         set_rstd = inverse_std(set_squares, count, UNBIASED, EPS)
         out = moments + channel[None, :]
         tl.store(out, set_mean, mask=channel_exists[None, :])
-        tl.store(out + channels, set_squares / tl.maximum(count - 1.0, 1.0), mask=channel_exists[None, :])
+        variance = set_squares / tl.maximum(count - 1.0, 1.0)
+        tl.store(out + channels, variance, mask=channel_exists[None, :])
         tl.store(out + 2 * channels, tl.zeros_like(set_mean) + count, mask=channel_exists[None, :])
+        if UPDATE:
+            step = tl.cast(momentum, ACC)
+            where = running_mean + channel[None, :]
+            old = tl.load(where, mask=channel_exists[None, :], other=0.0)
+            tl.store(where, old + step * (set_mean - old), mask=channel_exists[None, :])
+            where = running_var + channel[None, :]
+            old = tl.load(where, mask=channel_exists[None, :], other=0.0)
+            tl.store(where, old + step * (variance - old), mask=channel_exists[None, :])
     for start in range(0, batch, BLOCK_B):
         sample = start + lane
         there = (sample < batch)[:, None] & channel_exists[None, :]

@@ -10,11 +10,13 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ganfuse.kernels.autograd import Tensors
 from ganfuse.kernels.channel_norm import algebra, configs
-from ganfuse.kernels.channel_norm.allocation import Attributes, accumulator
+from ganfuse.kernels.channel_norm.allocation import NOISE, Attributes, accumulator, is_noisy
 from ganfuse.kernels.channel_norm.triton_backward import norm_apply_backward, norm_sums
 from ganfuse.kernels.channel_norm.triton_double_backward import norm_apply_double_backward, norm_double_sums
 from ganfuse.kernels.channel_norm.triton_forward import norm_apply, norm_statistics
+from ganfuse.kernels.channel_norm.triton_rows import norm_rows, norm_rows_backward
 from ganfuse.kernels.launch import launch, target_of
 from ganfuse.kernels.layout import MapView, alignment_unit, empty, is_channels_last, view
 
@@ -43,12 +45,16 @@ def _plan(
     negative_slope: float,
 ) -> _Plan:
     batch, channels, positions = shape
-    config = configs.choose(kernel, target, dtype.itemsize, channels_last, batch, channels, positions)
+    held = configs.choose_held if kernel in configs.HELD else None
+    choose = held or configs.choose
+    config = choose(kernel, target, dtype.itemsize, channels_last, batch, channels, positions)
+    assert config is not None
     unit = alignment_unit(channels if channels_last else positions, *strides)
     numbers = [stride // unit for stride in strides]
     numbers += [batch, channels // unit if channels_last else channels]
     numbers += [positions if channels_last else positions // unit]
-    numbers += [config.splits, config.chunk] if sums else [config.chunk]
+    if held is None:
+        numbers += [config.splits, config.chunk] if sums else [config.chunk]
     row_blocks = batch * -(-channels // config.rows) if channels_last else -(-(batch * channels) // config.rows)
     constants = {
         "ROWS": config.rows,
@@ -65,10 +71,48 @@ def _plan(
     return _Plan((row_blocks, config.splits), tuple(numbers), constants, config.splits, config.chunk, config.num_warps)
 
 
+class Noise(NamedTuple):
+    """What passes know of noise and prologue: pointers (noise, strength, bias) and constants; none for a plain norm."""
+
+    pointers: tuple[Tensor, Tensor, Tensor]
+    constants: dict[str, Any]
+
+    @property
+    def is_prologue(self) -> bool:
+        return self.constants.get("PROLOGUE", "") != ""
+
+    @property
+    def num_sums(self) -> int:
+        """Of the backward's first pass: see `norm_sums`."""
+        has_noise = self.constants.get("NOISE", "") != ""
+        return 2 + (3 + 3 * has_noise if self.is_prologue else has_noise)
+
+
+def _no_noise(x: Tensor) -> Noise:
+    # A pointer that the kernel does not follow must still be one.
+    return Noise((x, x, x), {})
+
+
+def _noise_of(attributes: Attributes, inputs: Tensors) -> Noise:
+    x, (noise, strength, bias) = inputs[0], inputs[NOISE:]
+    which = ""
+    if noise is not None:
+        which = "own" if noise.shape[0] > 1 else "shared"
+        noise = noise.reshape(noise.shape[0], -1).contiguous()
+    constants = {
+        "NOISE": which,
+        "BIAS": bias is not None,
+        "PROLOGUE": attributes.prologue,
+        "PROLOGUE_SLOPE": attributes.prologue_slope if attributes.prologue == "leaky_relu" else 0.0,
+    }
+    vectors = (x if v is None else v.contiguous() for v in (strength, bias))
+    return Noise((x if noise is None else noise, *vectors), constants)  # type: ignore[arg-type]
+
+
 class Map:
     """A feature map as the passes over it see it: `x` read in place, and what every one of them needs to know."""
 
-    def __init__(self, x: Tensor, attributes: Attributes | None) -> None:
+    def __init__(self, x: Tensor, attributes: Attributes | None, inputs: Tensors | None = None) -> None:
         batch, channels, height, width = x.shape
         self.attributes = attributes
         self.channels_last = is_channels_last(x)
@@ -76,6 +120,9 @@ class Map:
         self.x = view(x, self.channels_last)
         self.dtype, self.device = x.dtype, x.device
         self.target = target_of(x.device)
+        self.noise = _no_noise(x)
+        if inputs is not None and attributes is not None and is_noisy(attributes, inputs):
+            self.noise = _noise_of(attributes, inputs)
 
     def empty(self) -> MapView:
         """An uninitialised map like x."""
@@ -87,13 +134,14 @@ class Map:
 
     def _start(
         self, function: Any, kernel: str, views: list[MapView], others: list[Tensor], num_sums: int = 0,
-        tensors: list[Tensor] | None = None, **flags: bool,
+        tensors: list[Tensor] | None = None, noise: "Noise | None" = None, more: tuple[int, ...] = (), **flags: Any,
     ) -> "Partials | None":  # fmt: skip
         """Run a pass.
 
         Args:
             views: the maps whose strides it takes, in order. others: its other pointers.
             num_sums: how many partial sums it writes, if it does. tensors: maps, where they are not those of views.
+            noise: for passes that know of it; its pointers come after x. more: numbers behind the others.
         """
         strides = tuple(stride for v in views for stride in v[1:])
         activation, slope = "", 0.0
@@ -109,8 +157,11 @@ class Map:
             partials = Partials(memory, plan.splits, plan.chunk)
             others = [*others, memory]
         pointers = [*(tensors or [v.tensor for v in views]), *others]
+        if noise is not None:
+            pointers[1:1] = noise.pointers
+            flags |= noise.constants
         launch(
-            function, plan.grid, self.device, [*pointers, *plan.numbers], {**plan.constants, **flags},
+            function, plan.grid, self.device, [*pointers, *plan.numbers, *more], {**plan.constants, **flags},
             num_warps=plan.num_warps, num_stages=1,
         )  # fmt: skip
         return partials
@@ -118,27 +169,61 @@ class Map:
     def statistics(self) -> "Partials":
         """Mean and centred square sum of each chunk of each row."""
         attributes, self.attributes = self.attributes, None
-        partials = self._start(norm_statistics, "statistics", [self.x], [], 2)
+        # Noise after the affine map is none of the statistics' business.
+        noise = self.noise if self.noise.is_prologue else _no_noise(self.x.tensor)
+        partials = self._start(norm_statistics, "statistics", [self.x], [], 2, noise=noise)
         self.attributes = attributes
         assert partials is not None
         return partials
 
-    def apply(self, coefficients: Tensor) -> Tensor:
-        """act(slope·(x − centre) + offset)."""
+    def holds(self, kernel: str) -> bool:
+        """Whether that pass keeps whole rows on chip, at this size."""
+        batch, channels, positions = self.shape
+        at = (self.target, self.dtype.itemsize, self.channels_last, batch, channels, positions)
+        return configs.choose_held(kernel, *at) is not None
+
+    def rows(self, coefficients: Tensor, gain: Tensor | None, bias: Tensor | None, strides: tuple[int, int]) -> Tensor:
+        """The whole forward of statistics per row; writes the coefficients."""
+        assert self.attributes is not None
         y = self.empty()
-        self._start(norm_apply, "apply", [self.x, y], [coefficients])
+        self._start(
+            norm_rows, "rows", [self.x, y], [coefficients if p is None else p for p in (gain, bias, coefficients)],
+            noise=self.noise, more=strides, UNBIASED=self.attributes.unbiased, EPS=self.attributes.eps,
+            HAS_GAIN=gain is not None, HAS_BIAS=bias is not None,
+        )  # fmt: skip
+        return y.tensor
+
+    def rows_backward(self, grad: MapView, coefficients: Tensor, sums: list[Tensor | None]) -> Tensor:
+        """The gradient of x, and into `sums` per row those of gain, bias, strength and the prologue's bias."""
+        assert self.attributes is not None
+        result = self.empty()
+        flags = dict(zip(("GAIN", "SUM_BIAS", "STRENGTH", "SHIFT"), (t is not None for t in sums)))
+        self._start(
+            norm_rows_backward, "rows_backward", [self.x, grad, result],
+            [coefficients, *(coefficients if t is None else t for t in sums)],
+            noise=self.noise, UNBIASED=self.attributes.unbiased, **flags,
+        )  # fmt: skip
+        return result.tensor
+
+    def apply(self, coefficients: Tensor) -> Tensor:
+        """act(slope·(u − centre) + offset (+ noise))."""
+        y = self.empty()
+        self._start(norm_apply, "apply", [self.x, y], [coefficients], noise=self.noise)
         return y.tensor
 
     def sums(self, grad: MapView, coefficients: Tensor) -> "Partials":
-        """Σg and Σg·d."""
-        partials = self._start(norm_sums, "sums", [self.x, grad], [coefficients], 2)
+        """Σg and Σg·d, and what noise and prologue need besides."""
+        kernel, count = ("noisy_sums", self.noise.num_sums) if self.noise.constants else ("sums", 2)
+        partials = self._start(norm_sums, kernel, [self.x, grad], [coefficients], count, noise=self.noise)
         assert partials is not None
         return partials
 
     def apply_backward(self, grad: MapView, coefficients: Tensor, linears: Tensor) -> Tensor:
         """The gradient of x, from (constant, linear) planes."""
         result = self.empty()
-        self._start(norm_apply_backward, "apply_backward", [self.x, grad, result], [coefficients, linears])
+        self._start(
+            norm_apply_backward, "apply_backward", [self.x, grad, result], [coefficients, linears], noise=self.noise
+        )
         return result.tensor
 
     def double_sums(self, grad: MapView, h: MapView, coefficients: Tensor) -> "Partials":

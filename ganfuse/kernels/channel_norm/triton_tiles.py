@@ -93,6 +93,62 @@ def read(pointers, mask, ACC: tl.constexpr):
 
 
 @triton.jit
+def read_noise(
+    noise, sample, start, positions, mask,
+    BLOCK: tl.constexpr, CHANNELS_LAST: tl.constexpr, EVEN: tl.constexpr, NOISE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The noise at a tile's positions, dense over them; NOISE is "own" maps of the samples, or "shared"."""
+    lane = tl.arange(0, BLOCK)
+    left = None if EVEN else spread(lane < positions - start, not CHANNELS_LAST)
+    if CHANNELS_LAST:
+        pointers = noise + start + lane[:, None]
+        if NOISE == "own":
+            pointers += sample * positions
+        return read(pointers, left, ACC)
+    else:
+        pointers = noise + start + lane[None, :]
+        if NOISE == "own":
+            return read(pointers + (sample * positions)[:, None], mask, ACC)
+        else:
+            return read(pointers, left, ACC)
+
+
+@triton.jit
+def channel_vector(v, channel, rows_exist, THERE: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr):
+    """A (C,) vector at the rows' channels, to meet a tile; 0 where there is none."""
+    if THERE:
+        return spread(tl.load(v + channel, mask=rows_exist, other=0.0).to(ACC), CHANNELS_LAST)
+    else:
+        return tl.cast(0.0, ACC)
+
+
+@triton.jit
+def read_input(
+    x, noise, strength, shift, sample, channel, x_batch, x_pitch, start, positions, mask,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr, EVEN: tl.constexpr,
+    ACC: tl.constexpr, NOISE: tl.constexpr, PROLOGUE: tl.constexpr, PROLOGUE_SLOPE: tl.constexpr,
+):  # fmt: skip
+    """(u, prologue'(w), noise) of the tile at `start`: u = prologue(w), w = x + strength·noise + shift.
+
+    Without a prologue u is x; the noise is 0 where there is none, and is then for after the affine map. Of elements that
+    do not exist u is 0, and so is the slope.
+    """
+    u = read(point(x, sample, channel, x_batch, x_pitch, start, ROWS, BLOCK, UNIT, CHANNELS_LAST), mask, ACC)
+    n = tl.cast(0.0, ACC)
+    bent = tl.cast(1.0, ACC)
+    if NOISE != "":
+        n = read_noise(noise, sample, start, positions, mask, BLOCK, CHANNELS_LAST, EVEN, NOISE, ACC)
+    if PROLOGUE != "":
+        w = u + (strength * n + shift)
+        u = activated(w, PROLOGUE, PROLOGUE_SLOPE)
+        bent = activation_slope(w, PROLOGUE, PROLOGUE_SLOPE)
+        if mask is not None:
+            u = tl.where(mask, u, 0.0)
+            bent = tl.where(mask, bent, 0.0)
+    return u, bent, n
+
+
+@triton.jit
 def write(pointers, tile, mask):
     """Store what exists of a tile, in the type of the memory."""
     if mask is None:

@@ -1,16 +1,14 @@
 """Norms by name, with inputs of every shape, layout and kind of parameter, and all derivatives on them."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ganfuse.kernels import batch_norm_act, group_norm_act, instance_norm_act, layer_instance_norm_act
+from ganfuse.kernels import Prologue, batch_norm_act, group_norm_act, instance_norm_act, layer_instance_norm_act
 from tests.kernels.assertions import assert_as_accurate
 from tests.kernels.feature_attention.problems import arrange, numbers
-
-NAMES = ("x", "gain", "bias", "rho")
 
 
 class Problem(NamedTuple):
@@ -18,6 +16,8 @@ class Problem(NamedTuple):
 
     Attributes:
         parameters: "shared" (C,), "own" (B, C), "none", or "gain" or "bias" alone, (C,).
+        noise: "" for none, "shared" (1, 1, H, W), "own" (B, 1, H, W); after the affine map, or in the prologue.
+        prologue: its activation, "" for no prologue; it has a bias unless `parameters` is "none".
     """
 
     norm: str
@@ -25,11 +25,13 @@ class Problem(NamedTuple):
     parameters: str = "shared"
     activation: str = "none"
     layout: str = "nchw"
+    noise: str = ""
+    prologue: str = ""
 
 
 def call(problem: Problem, backend: str | None) -> Callable[..., Tensor]:
     """The norm as a function of the problem's inputs."""
-    options = {"activation": problem.activation, "backend": backend}
+    options: dict[str, Any] = {"activation": problem.activation, "backend": backend}
     has_gain = problem.parameters in ("shared", "own", "gain")
     has_bias = problem.parameters in ("shared", "own", "bias")
 
@@ -37,6 +39,12 @@ def call(problem: Problem, backend: str | None) -> Callable[..., Tensor]:
         rest = list(others)
         gain = rest.pop(0) if has_gain else None
         bias = rest.pop(0) if has_bias else None
+        noise = (rest.pop(0), rest.pop(0)) if problem.noise else (None, None)
+        if problem.prologue:
+            before = Prologue(*noise, rest.pop(0) if has_bias else None, problem.prologue)
+            unbiased = problem.norm == "instance unbiased"
+            return instance_norm_act(x, gain, bias, prologue=before, unbiased=unbiased, **options)
+        options.update(noise=noise[0], noise_strength=noise[1])
         if problem.norm == "batch":
             return batch_norm_act(x, gain, bias, None, None, training=True, **options)
         if problem.norm == "given":
@@ -69,6 +77,11 @@ def make_inputs(
     shape = (batch, channels) if problem.parameters == "own" else (channels,)
     count = {"none": 0, "gain": 1, "bias": 1}.get(problem.parameters, 2)
     made += [numbers(shape, parameter_dtype or dtype, 1 + i).requires_grad_() for i in range(count)]
+    if problem.noise:
+        positions = (batch if problem.noise == "own" else 1, 1, *problem.shape[2:])
+        made += [numbers(s, parameter_dtype or dtype, 7).requires_grad_() for s in (positions, (channels,))]
+    if problem.prologue and count == 2:
+        made.append(numbers((channels,), parameter_dtype or dtype, 9).requires_grad_())
     if problem.norm.startswith("mix"):
         made.append(torch.sigmoid(numbers((channels,), torch.float64, 5)).to(parameter_dtype or dtype).requires_grad_())
     return tuple(made)
