@@ -12,11 +12,17 @@ from ganfuse.kernels.channel_norm.allocation import Attributes
 # reads a few (B, C) numbers.
 TENSOR_CORES = False
 REDUCTIONS = frozenset({"norm_statistics", "norm_sums", "norm_double_sums"})
-SMALL_KERNELS = frozenset({"norm_coefficients", "norm_backward_coefficients", "norm_double_coefficients"})
+SMALL_KERNELS = frozenset(
+    {"norm_coefficients", "norm_backward_coefficients", "norm_double_coefficients", "norm_row_totals"}
+)
 
 
 class Case(NamedTuple):
-    """A norm of (batch, channels, side, side) maps; parameters per sample or per channel."""
+    """A norm of (batch, channels, side, side) maps; parameters per sample or per channel.
+
+    Attributes:
+        prologue: its activation; with noise and bias. noise: "own" or "shared", without a prologue after the affine map.
+    """
 
     kind: str
     batch: int
@@ -27,6 +33,8 @@ class Case(NamedTuple):
     channels_last: bool = True
     dtype: torch.dtype = torch.bfloat16
     groups: int = 1
+    noise: str = ""
+    prologue: str = ""
 
 
 def _both_layouts(name: str, case: Case) -> dict[str, Case]:
@@ -50,6 +58,13 @@ CASES: dict[str, Case] = {
     **_both_layouts("stylegan-256 512 32²", Case("row", 8, 512, 32)),
     **_both_layouts("stylegan-256 128 128²", Case("row", 8, 128, 128)),
     **_both_layouts("stylegan-256 64 256²", Case("row", 8, 64, 256)),
+    # Its whole epilogue: noise, bias, leaky ReLU, then AdaIN; and noise after the affine map, as in StyleGAN2.
+    **_both_layouts("stylegan-256 epilogue 512 8²", Case("row", 8, 512, 8, noise="own", prologue="leaky_relu")),
+    **_both_layouts("stylegan-256 epilogue 512 32²", Case("row", 8, 512, 32, noise="own", prologue="leaky_relu")),
+    **_both_layouts("stylegan-256 epilogue 256 64²", Case("row", 8, 256, 64, noise="own", prologue="leaky_relu")),
+    **_both_layouts("stylegan-256 epilogue 64 256²", Case("row", 8, 64, 256, noise="own", prologue="leaky_relu")),
+    **_both_layouts("noise 128 64²", Case("batch", 16, 128, 64, "leaky_relu", noise="own")),
+    **_both_layouts("ugatit-256 in 256 64²", Case("row", 1, 256, 64, "relu")),
     **_both_layouts("group norm 256 32² silu", Case("group", 16, 256, 32, "silu", per_sample=False, groups=32)),
     **_both_layouts("in silu 24 40²", Case("row", 4, 24, 40, "silu", per_sample=False)),
     "evaluation 192 64² nhwc": Case("given", 64, 192, 64, "relu"),
@@ -67,19 +82,23 @@ def alignment(case: Case) -> int:
 
 
 def run(case: Case) -> None:
-    """Forward, backward and double backward on meta tensors; call it while launches are recorded."""
+    """Forward, backward and double backward (of plain norms: the others' is composed of theirs) on meta tensors; call it while launches are recorded."""
     unbiased = case.kind == "mix"
-    attributes = Attributes(case.kind, case.groups, 1e-5, unbiased, case.activation, 0.2, "", "triton")
+    attributes = Attributes(case.kind, case.groups, 1e-5, unbiased, case.activation, 0.2, "", "triton", case.prologue, 0.2)
     format = torch.channels_last if case.channels_last else torch.contiguous_format
     shape = (case.batch, case.channels, case.side, case.side)
     x = torch.empty(shape, dtype=case.dtype, device="meta", memory_format=format)
     rows = shape[:2] if case.per_sample else shape[1:2]
     gain, bias, rho, mean, var = (torch.empty(s, device="meta") for s in (rows, rows, *(shape[1:2],) * 3))
     given = (mean, var) if case.kind == "given" else (None, None)
-    inputs = (x, gain, bias, rho if case.kind == "mix" else None, *given)
+    positions = (case.batch if case.noise == "own" else 1, 1, case.side, case.side)
+    noises = (torch.empty(positions, device="meta"), rho) if case.noise else (None, None)
+    shift = rho if case.prologue else None
+    inputs = (x, gain, bias, rho if case.kind == "mix" else None, *given, *noises, shift)
     output, *state = triton.forward(attributes, inputs)  # type: ignore[arg-type]
-    needs = (True, True, True, case.kind == "mix", False, False)
+    needs = (True, True, True, case.kind == "mix", False, False, False, case.noise != "", case.prologue != "")
     gradients, notes = triton.backward(attributes, needs, output, inputs, output, tuple(state))  # type: ignore[arg-type]
-    triton.double_backward(
-        attributes, (True, *needs), gradients, output, inputs, output, tuple(state), notes  # type: ignore[arg-type]
-    )  # fmt: skip
+    if not case.noise:
+        triton.double_backward(
+            attributes, (True, *needs), gradients, output, inputs, output, tuple(state), notes  # type: ignore[arg-type]
+        )  # fmt: skip

@@ -30,15 +30,15 @@ class RunningStatistics:
         same = accumulator(x.dtype) == self.mean.dtype == self.var.dtype == torch.float32
         return same and self.mean.is_contiguous() and self.var.is_contiguous()
 
-    @torch.no_grad()
     def update(self, moments: Tensor) -> None:
         """By `moments`, the (3, C) of `allocation.fake_forward`."""
         mean, var = self.mean, self.var
-        if mean.dtype != moments.dtype or var.dtype != moments.dtype:
-            mean.lerp_(moments[0].to(mean.dtype), self.momentum)
-            var.lerp_(moments[1].to(var.dtype), self.momentum)
-        else:
-            torch._foreach_lerp_([mean, var], [moments[0], moments[1]], self.momentum)
+        with torch.no_grad():
+            if mean.dtype != moments.dtype or var.dtype != moments.dtype:
+                mean.lerp_(moments[0].to(mean.dtype), self.momentum)
+                var.lerp_(moments[1].to(var.dtype), self.momentum)
+            else:
+                torch._foreach_lerp_([mean, var], [moments[0], moments[1]], self.momentum)
 
     def was_written(self) -> None:
         """To be called by who wrote the buffers behind autograd's back."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ganfuse.kernels import batch_norm_act, instance_norm_act, layer_instance_norm_act
+from ganfuse.kernels import Prologue, batch_norm_act, instance_norm_act, layer_instance_norm_act
 from ganfuse.kernels.channel_norm.allocation import Attributes
 from tests.kernels.channel_norm.problems import Problem, make_inputs
 
@@ -11,15 +11,22 @@ ALL = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot
 
 
 def _arguments(kind, backend, layout):
-    problem = Problem("mix" if kind == "mix" else "batch", (2, 4, 3, 5), "own", "silu", layout)
-    attributes = Attributes(kind, 1, 1e-5, kind == "mix", "silu", 0.2, "", backend)
-    x, gain, bias, *rho = make_inputs(problem)
+    """Of the three ops; kind "prologue" is an instance norm behind StyleGAN's, "noise" a batch norm with noise."""
+    norm = {"mix": "mix", "prologue": "instance"}.get(kind, "batch")
+    noise = {"prologue": "own", "noise": "shared"}.get(kind, "")
+    prologue = "leaky_relu" if kind == "prologue" else ""
+    problem = Problem(norm, (2, 4, 3, 5), "own", "silu", layout, noise, prologue)
+    kind = {"prologue": "row", "noise": "batch"}.get(kind, kind)
+    attributes = Attributes(kind, 1, 1e-5, kind == "mix", "silu", 0.2, "", backend, prologue, 0.2)
+    x, gain, bias, *rest = make_inputs(problem)
+    noises = [rest.pop(0) if noise else None for _ in range(2)]
+    shift = rest.pop(0) if prologue else None
     constants = (torch.zeros(4, dtype=x.dtype), torch.ones(4, dtype=x.dtype)) if kind == "given" else (None, None)
-    inputs = (x, gain, bias, rho[0] if rho else None, *constants)
+    inputs = (x, gain, bias, rest[0] if rest else None, *constants, *noises, shift)
     output, *state = torch.ops.ganfuse.channel_norm(*inputs, *attributes)
     grad = torch.randn_like(output).requires_grad_()
     saved = (grad, *inputs, *(s.detach() for s in state))
-    needs = [True, True, True, kind == "mix", False, False]
+    needs = [t is not None and t.requires_grad for t in inputs]
     gradients = torch.ops.ganfuse.channel_norm_backward(*saved, needs, *attributes)
     cotangents = [g.detach() if needed else None for g, needed in zip(gradients, needs)]
     constant = [s.detach() if s is not None else None for s in saved]
@@ -30,7 +37,7 @@ def _arguments(kind, backend, layout):
     }
 
 
-@pytest.mark.parametrize("kind", ["batch", "mix", "given"])
+@pytest.mark.parametrize("kind", ["batch", "mix", "given", "prologue", "noise"])
 @pytest.mark.parametrize("op", ["channel_norm", "channel_norm_backward", "channel_norm_double_backward"])
 def test_opcheck(backend, op, kind):
     arguments = _arguments(kind, backend, "channels_last" if kind == "batch" else "nchw")[op]
@@ -39,7 +46,7 @@ def test_opcheck(backend, op, kind):
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "channels_last slice"])
 def test_fakes_promise_the_strides_that_come(backend, layout):
-    for op, arguments in _arguments("mix", backend, layout).items():
+    for op, arguments in _arguments("prologue" if layout == "nchw" else "mix", backend, layout).items():
         real = getattr(torch.ops.ganfuse, op)(*arguments)
         with torch._subclasses.FakeTensorMode() as mode:
             fakes = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
@@ -53,9 +60,11 @@ def test_fullgraph(backend, activation):
     mean, var = torch.zeros(4), torch.ones(4)
     x, gain, rho = torch.randn(3, 4, 5, 5, requires_grad=True), torch.randn(3, 4, requires_grad=True), torch.rand(4)
 
+    noise = torch.randn(3, 1, 5, 5)
+
     def network(x, gain):
         y = batch_norm_act(x, gain, None, mean, var, training=True, activation=activation, backend=backend)
-        y = instance_norm_act(y, None, gain, backend=backend)
+        y = instance_norm_act(y, None, gain, prologue=Prologue(noise, rho, rho, "leaky_relu"), backend=backend)
         return layer_instance_norm_act(y, rho, gain, gain, activation=activation, backend=backend)
 
     expected = network(x, gain)
