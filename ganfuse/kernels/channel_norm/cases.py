@@ -21,7 +21,8 @@ class Case(NamedTuple):
     """A norm of (batch, channels, side, side) maps; parameters per sample or per channel.
 
     Attributes:
-        prologue: its activation; with noise and bias. noise: "own" or "shared", without a prologue after the affine map.
+        prologue: its activation; there are noise and a bias then.
+        noise: "own" or "shared"; without a prologue it comes after the affine map.
     """
 
     kind: str
@@ -82,9 +83,14 @@ def alignment(case: Case) -> int:
 
 
 def run(case: Case) -> None:
-    """Forward, backward and double backward (of plain norms: the others' is composed of theirs) on meta tensors; call it while launches are recorded."""
+    """Forward, backward and double backward on meta tensors; call it while launches are recorded.
+
+    The second backward of norms with noise is composed of that of plain ones, and not run.
+    """
     unbiased = case.kind == "mix"
-    attributes = Attributes(case.kind, case.groups, 1e-5, unbiased, case.activation, 0.2, "", "triton", case.prologue, 0.2)
+    attributes = Attributes(
+        case.kind, case.groups, 1e-5, unbiased, case.activation, 0.2, "", "triton", case.prologue, 0.2
+    )
     format = torch.channels_last if case.channels_last else torch.contiguous_format
     shape = (case.batch, case.channels, case.side, case.side)
     x = torch.empty(shape, dtype=case.dtype, device="meta", memory_format=format)

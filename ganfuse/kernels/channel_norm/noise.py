@@ -152,7 +152,7 @@ def with_noise(norm: Implementation) -> Implementation:
             dw = _slope(z, attributes.activation, attributes.negative_slope, grad)
             asked = (*needs[:NOISE], False, False, False)
             (on_x, *rest), _ = norm.backward(_core(attributes), asked, dw, _plain(wide, inputs), output, state)  # type: ignore[arg-type]
-        noisy = bump.gradients(dw, needs[NOISE:]) if dw is not None else [None] * 3
+        noisy: list[Optional] = [None] * 3 if dw is None else bump.gradients(dw, needs[NOISE:])
         on_x = on_x if on_x is None or not needs[0] else on_x.to(x.dtype)
         return (on_x if needs[0] else None, *rest[: NOISE - 1], *_typed(noisy, inputs)), ()
 

@@ -43,7 +43,7 @@ def check_activation(op: str, activation: str, negative_slope: float, *, of: str
 def check_parameter(
     op: str, name: str, value: object, x: Tensor, *, per_sample: bool = True, required: bool = False
 ) -> None:
-    """Raise ValueError unless `value` is None (if not `required`), (C,), or (with `per_sample`) (B, C), on x's device."""
+    """Raise ValueError unless `value` is (C,), (B, C) if `per_sample`, or None if not `required`; on x's device."""
     batch, channels = x.shape[:2]
     shapes = ((channels,), (batch, channels)) if per_sample else ((channels,),)
     expected = " or ".join(map(str, shapes))
@@ -67,7 +67,7 @@ def check_noise(op: str, noise: object, strength: object, x: Tensor, *, of: str 
         return
     check_tensor(op, f"{of}noise", noise)
     assert isinstance(noise, Tensor)
-    shapes = (tuple(x.shape[:1]) + (1, *x.shape[2:]), (1, 1, *x.shape[2:]))
+    shapes = ((x.shape[0], 1, *x.shape[2:]), (1, 1, *x.shape[2:]))
     if x.ndim < 3 or tuple(noise.shape) not in shapes:
         expected = " or ".join(map(str, dict.fromkeys(shapes)))
         said = f"must have shape {expected} for x of {tuple(x.shape)}" if x.ndim >= 3 else "needs x with positions"

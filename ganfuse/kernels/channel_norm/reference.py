@@ -30,7 +30,9 @@ def channel_norm(
     kind, dtype = attributes.kind, accumulator(x.dtype)
     wide = x.to(dtype)
     if attributes.prologue:
-        wide = activate(_noised(wide, noise, noise_strength, prologue_bias), attributes.prologue, attributes.prologue_slope)
+        wide = activate(
+            _noised(wide, noise, noise_strength, prologue_bias), attributes.prologue, attributes.prologue_slope
+        )
     if kind == "given":
         assert mean is not None
         assert var is not None

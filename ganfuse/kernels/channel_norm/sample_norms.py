@@ -47,7 +47,9 @@ def instance_norm_act(
     check_noise(op, noise, noise_strength, x)
     check_prologue(op, prologue, noise, x)
     attributes = Attributes("row", 1, float(eps), bool(unbiased), activation, float(negative_slope), "", "")
-    return normalise(op, attributes, backend, x, gain, bias, noise=noise, noise_strength=noise_strength, prologue=prologue)[0]
+    return normalise(
+        op, attributes, backend, x, gain, bias, noise=noise, noise_strength=noise_strength, prologue=prologue
+    )[0]
 
 
 def layer_instance_norm_act(
@@ -64,7 +66,9 @@ def layer_instance_norm_act(
     noise_strength: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """``act(gain · (rho · IN(x) + (1 − rho) · LN(x)) + bias + noise · noise_strength)``, IN per channel, LN over all channels of a sample.
+    """``act(gain · (rho · IN(x) + (1 − rho) · LN(x)) + bias + noise · noise_strength)``.
+
+    IN is per channel, LN over all channels of a sample.
 
     Kim et al. 2020, "U-GAT-IT", arXiv:1907.10830, eq. 1: AdaLIN with per-sample gain and bias, ILN with (C,) ones. The
     clipping of rho to [0, 1] is the caller's. Differentiable as `batch_norm_act` is.

@@ -1,6 +1,7 @@
 """The two passes of the first backward: sums of each row, and the gradient of x.
 
-With u = x or what a prologue makes of it, d = u − centre, z = slope·d + offset (+ strength·noise) and g = act'(z)·dy; the activation's mask is recomputed, never stored.
+With u = x or what a prologue makes of it, d = u − centre, z = slope·d + offset (+ strength·noise) and g = act'(z)·dy.
+The activation's mask is recomputed, never stored.
 """
 
 import triton
@@ -27,7 +28,8 @@ def norm_sums(
     batch, channels, positions, splits, chunk,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     EVEN: tl.constexpr, EVEN_ROWS: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
-    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False, PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
+    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False,
+    PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
 ):  # fmt: skip
     """Σg and Σg·d over a chunk of ROWS rows, into partials (count, splits, B·C).
 
@@ -101,13 +103,18 @@ def norm_sums(
 
 @triton.jit
 def norm_apply_backward(
-    x, noise, strength, shift, grad, result, coefficients, linears, x_batch, x_pitch, grad_batch, grad_pitch, result_batch, result_pitch,
+    x, noise, strength, shift, grad, result, coefficients, linears,
+    x_batch, x_pitch, grad_batch, grad_pitch, result_batch, result_pitch,
     batch, channels, positions, chunk,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     EVEN: tl.constexpr, EVEN_ROWS: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
-    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False, PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
+    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False,
+    PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
 ):  # fmt: skip
-    """dx = p·(slope·g + constant + linear·d), p the slopes of the prologue or 1, on a chunk of ROWS rows; linears (2, B·C) is (constant, linear)."""
+    """dx = p·(slope·g + constant + linear·d) on a chunk of ROWS rows, p the slopes of the prologue or 1.
+
+    linears (2, B·C) is (constant, linear).
+    """
     if CHANNELS_LAST:
         channels = channels * UNIT
     else:

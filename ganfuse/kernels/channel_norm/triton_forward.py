@@ -21,7 +21,8 @@ def norm_statistics(
     x, noise, strength, shift, partials, x_batch, x_pitch, batch, channels, positions, splits, chunk,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     EVEN: tl.constexpr, EVEN_ROWS: tl.constexpr, ACC: tl.constexpr,
-    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False, PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
+    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False,
+    PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
 ):  # fmt: skip
     """One program: mean and centred square sum of a chunk of ROWS rows, into partials (2, splits, B·C).
 
@@ -66,9 +67,13 @@ def norm_apply(
     x, noise, strength, shift, y, coefficients, x_batch, x_pitch, y_batch, y_pitch, batch, channels, positions, chunk,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     EVEN: tl.constexpr, EVEN_ROWS: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
-    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False, PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
+    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False,
+    PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
 ):  # fmt: skip
-    """y = act(slope·(u − centre) + offset (+ strength·noise)) on a chunk of ROWS rows; coefficients (3 or more, B·C) in that order."""
+    """y = act(slope·(u − centre) + offset (+ strength·noise)) on a chunk of ROWS rows.
+
+    coefficients are (3 or more, B·C), in that order.
+    """
     if CHANNELS_LAST:
         channels = channels * UNIT
     else:

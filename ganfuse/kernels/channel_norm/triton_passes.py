@@ -79,12 +79,12 @@ class Noise(NamedTuple):
 
     @property
     def is_prologue(self) -> bool:
-        return self.constants.get("PROLOGUE", "") != ""
+        return bool(self.constants.get("PROLOGUE"))
 
     @property
     def num_sums(self) -> int:
         """Of the backward's first pass: see `norm_sums`."""
-        has_noise = self.constants.get("NOISE", "") != ""
+        has_noise = int(bool(self.constants.get("NOISE")))
         return 2 + (3 + 3 * has_noise if self.is_prologue else has_noise)
 
 
@@ -197,7 +197,7 @@ class Map:
         """The gradient of x, and into `sums` per row those of gain, bias, strength and the prologue's bias."""
         assert self.attributes is not None
         result = self.empty()
-        flags = dict(zip(("GAIN", "SUM_BIAS", "STRENGTH", "SHIFT"), (t is not None for t in sums)))
+        flags: dict[str, Any] = dict(zip(("GAIN", "SUM_BIAS", "STRENGTH", "SHIFT"), (t is not None for t in sums)))
         self._start(
             norm_rows_backward, "rows_backward", [self.x, grad, result],
             [coefficients, *(coefficients if t is None else t for t in sums)],

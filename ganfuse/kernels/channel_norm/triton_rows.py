@@ -41,7 +41,8 @@ def norm_rows(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     EVEN: tl.constexpr, EVEN_ROWS: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
     UNBIASED: tl.constexpr, EPS: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_BIAS: tl.constexpr,
-    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False, PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
+    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False,
+    PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
 ):  # fmt: skip
     """y, and the planes slope, centre, offset and rstd of coefficients, of ROWS rows."""
     if CHANNELS_LAST:
@@ -87,7 +88,8 @@ def norm_rows_backward(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     EVEN: tl.constexpr, EVEN_ROWS: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
     UNBIASED: tl.constexpr, GAIN: tl.constexpr, SUM_BIAS: tl.constexpr, STRENGTH: tl.constexpr, SHIFT: tl.constexpr,
-    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False, PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
+    NOISE: tl.constexpr = "", BIAS: tl.constexpr = False,
+    PROLOGUE: tl.constexpr = "", PROLOGUE_SLOPE: tl.constexpr = 0.0,
 ):  # fmt: skip
     """dx of ROWS rows, and per row the gradients of what a row has (where GAIN, SUM_BIAS, STRENGTH, SHIFT): (B·C)."""
     if CHANNELS_LAST:
@@ -167,5 +169,7 @@ def row_total(
         for start in range(0, batch, BLOCK_B):
             sample = start + lane
             there = (sample < batch)[:, None] & channel_exists[None, :]
-            total += tl.sum(tl.load(plane + sample[:, None] * channels + channel[None, :], mask=there, other=0.0), axis=0)
+            total += tl.sum(
+                tl.load(plane + sample[:, None] * channels + channel[None, :], mask=there, other=0.0), axis=0
+            )
     return total

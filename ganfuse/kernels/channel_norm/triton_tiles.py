@@ -130,8 +130,8 @@ def read_input(
 ):  # fmt: skip
     """(u, prologue'(w), noise) of the tile at `start`: u = prologue(w), w = x + strength·noise + shift.
 
-    Without a prologue u is x; the noise is 0 where there is none, and is then for after the affine map. Of elements that
-    do not exist u is 0, and so is the slope.
+    Without a prologue u is x, and the noise is for after the affine map; 0 where there is none. Of elements that do
+    not exist u is 0, and so is the slope of the prologue.
     """
     u = read(point(x, sample, channel, x_batch, x_pitch, start, ROWS, BLOCK, UNIT, CHANNELS_LAST), mask, ACC)
     n = tl.cast(0.0, ACC)
