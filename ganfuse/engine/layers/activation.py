@@ -7,12 +7,12 @@ from ganfuse.kernels.bias_act.reference import ACTIVATIONS as BIAS_ACT
 ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")
 
 
-def check_activation(name: str) -> str:
+def check_activation(name: str, argument: str = "activation") -> str:
     """`name` itself; ValueError, with the nearest name, if it is not one of `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
         near = difflib.get_close_matches(str(name), ACTIVATIONS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {name!r}{hint}")
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, ACTIVATIONS))}, got {name!r}{hint}")
     return name
 
 
@@ -31,7 +31,7 @@ def bias_act_name(name: str) -> str:
     return act
 
 
-def describe_activation(name: str, negative_slope: float) -> str:
+def describe_activation(name: str, negative_slope: float, prefix: str = "") -> str:
     """What `extra_repr` says of it."""
-    slope = f", negative_slope={negative_slope}" if name == "leaky_relu" else ""
-    return f"activation={name!r}{slope}"
+    slope = f", {prefix}negative_slope={negative_slope}" if name == "leaky_relu" else ""
+    return f"{prefix}activation={name!r}{slope}"

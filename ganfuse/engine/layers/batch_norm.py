@@ -11,11 +11,11 @@ from torch import Tensor, nn
 # activation and the condition.
 from torch.nn.modules.batchnorm import _NormBase
 
-from ganfuse.engine.layers.activation import check_activation, describe_activation
+from ganfuse.engine.layers.norm_act import NormAct2d, check_map, check_positive, take_over
 from ganfuse.kernels import batch_norm_act
 
 
-class _BatchNormBase(_NormBase):
+class _BatchNormBase(NormAct2d, _NormBase):
     """Buffers, running statistics and the call of the kernel that the two layers share; state as nn.BatchNorm2d."""
 
     def __init__(
@@ -32,16 +32,10 @@ class _BatchNormBase(_NormBase):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        check_positive(num_features=num_features)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
-        self.activation = check_activation(activation)
-        self.negative_slope = negative_slope
+        self._set_activation(activation, negative_slope)
         self.process_group = process_group
-
-    def _check_input(self, x: Tensor) -> None:
-        if x.dim() != 4 or x.shape[1] != self.num_features:
-            raise ValueError(f"x: expected (B, {self.num_features}, H, W), got {tuple(x.shape)}")
 
     def _batch_norm(self, x: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
         momentum = self.momentum
@@ -58,10 +52,8 @@ class _BatchNormBase(_NormBase):
             self.running_var,
             training=self.training,
             momentum=0.0 if momentum is None else momentum,
-            eps=self.eps,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
             process_group=self.process_group,
+            **self._options(),
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_BatchNormBase":
@@ -74,7 +66,7 @@ class _BatchNormBase(_NormBase):
 
     def extra_repr(self) -> str:
         group = "" if self.process_group is None else ", synchronised"
-        activation = describe_activation(self.activation, self.negative_slope)
+        activation = self._describe_activation()
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, {activation}{group}"
 
 
@@ -123,7 +115,7 @@ class BatchNormAct2d(_BatchNormBase):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        self._check_input(x)
+        check_map(x, self.num_features)
         return self._batch_norm(x, self.weight, self.bias)
 
     @classmethod
@@ -157,9 +149,7 @@ class BatchNormAct2d(_BatchNormBase):
             process_group=group,
             device="meta",
         )
-        new._parameters.update(module._parameters)
-        new._buffers.update(module._buffers)
-        return new.train(module.training)
+        return take_over(new, module)
 
 
 class ConditionalBatchNorm2d(_BatchNormBase):
@@ -207,9 +197,8 @@ class ConditionalBatchNorm2d(_BatchNormBase):
             )
         if num_classes is not None and condition_features is not None:
             raise ValueError("ConditionalBatchNorm2d takes num_classes or condition_features, not both")
-        for key, value in (("num_classes", num_classes), ("condition_features", condition_features)):
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
+        conditions = {"num_classes": num_classes, "condition_features": condition_features}
+        check_positive(**{name: value for name, value in conditions.items() if value is not None})
         super().__init__(
             num_features,
             eps=eps,
@@ -237,7 +226,7 @@ class ConditionalBatchNorm2d(_BatchNormBase):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(B, C, H, W) and a condition for each sample → (B, C, H, W)."""
-        self._check_input(x)
+        check_map(x, self.num_features)
         self._check_condition(condition, x.shape[0])
         gain, bias = self.gain(condition), self.bias(condition)
         # Under autocast a linear layer's result is bfloat16, whose steps around 1 are of 1/128.

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from ganfuse.engine.layers.activation import check_activation, describe_activation
+from ganfuse.engine.layers.norm_act import NormAct2d, check_map, take_over
 from ganfuse.kernels import group_norm_act
 
 
-class GroupNormAct2d(nn.GroupNorm):
+class GroupNormAct2d(NormAct2d, nn.GroupNorm):
     """`torch.nn.GroupNorm` on feature maps, followed by an activation; the same state_dict.
 
     Args:
@@ -38,22 +38,12 @@ class GroupNormAct2d(nn.GroupNorm):
         if num_channels < 1 or num_groups < 1 or num_channels % num_groups:
             raise ValueError(f"num_groups must divide num_channels, {num_channels}, got {num_groups}")
         super().__init__(num_groups, num_channels, eps, affine, device=device, dtype=dtype)
-        self.activation = check_activation(activation)
-        self.negative_slope = negative_slope
+        self._set_activation(activation, negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        if x.dim() != 4 or x.shape[1] != self.num_channels:
-            raise ValueError(f"x: expected (B, {self.num_channels}, H, W), got {tuple(x.shape)}")
-        return group_norm_act(
-            x,
-            self.num_groups,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-        )
+        check_map(x, self.num_channels)
+        return group_norm_act(x, self.num_groups, self.weight, self.bias, **self._options())
 
     @classmethod
     def from_torch(
@@ -75,8 +65,7 @@ class GroupNormAct2d(nn.GroupNorm):
             negative_slope=negative_slope,
             device="meta",
         )
-        new._parameters.update(module._parameters)
-        return new.train(module.training)
+        return take_over(new, module)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {describe_activation(self.activation, self.negative_slope)}"
+        return f"{super().extra_repr()}, {self._describe_activation()}"

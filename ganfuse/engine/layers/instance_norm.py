@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from ganfuse.engine.layers.activation import check_activation, describe_activation
+from ganfuse.engine.layers.norm_act import NormAct2d, check_map, check_positive, take_over
 from ganfuse.kernels import instance_norm_act
 
 
-class InstanceNormAct2d(nn.InstanceNorm2d):
+class InstanceNormAct2d(NormAct2d, nn.InstanceNorm2d):
     """`torch.nn.InstanceNorm2d` without running statistics, followed by an activation; the same state_dict.
 
     Unlike PyTorch's it keeps channels_last.
@@ -34,24 +34,14 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        check_positive(num_features=num_features)
         super().__init__(num_features, eps, affine=affine, device=device, dtype=dtype)
-        self.activation = check_activation(activation)
-        self.negative_slope = negative_slope
+        self._set_activation(activation, negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        if x.dim() != 4 or x.shape[1] != self.num_features:
-            raise ValueError(f"x: expected (B, {self.num_features}, H, W), got {tuple(x.shape)}")
-        return instance_norm_act(
-            x,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-        )
+        check_map(x, self.num_features)
+        return instance_norm_act(x, self.weight, self.bias, **self._options())
 
     @classmethod
     def from_torch(
@@ -74,9 +64,7 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
             negative_slope=negative_slope,
             device="meta",
         )
-        new._parameters.update(module._parameters)
-        return new.train(module.training)
+        return take_over(new, module)
 
     def extra_repr(self) -> str:
-        activation = describe_activation(self.activation, self.negative_slope)
-        return f"{self.num_features}, eps={self.eps}, affine={self.affine}, {activation}"
+        return f"{self.num_features}, eps={self.eps}, affine={self.affine}, {self._describe_activation()}"

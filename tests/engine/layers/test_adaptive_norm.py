@@ -38,6 +38,53 @@ def test_adain(eps):
     _assert_same(_second_order(layer(x, style), x, parameters), _second_order(expected, x, parameters))
 
 
+def _epilogue(**options):
+    layer = AdaIN2d(
+        3, 4, eps=1e-8, noise=True, prologue_bias=True, prologue_activation="leaky_relu", **options
+    ).double()  # fmt: skip
+    nn.init.normal_(layer.noise_strength)
+    nn.init.normal_(layer.prologue_bias)
+    return layer
+
+
+def test_the_epilogue_of_a_stylegan_layer_is_one_call():
+    """Noise times a strength per channel, bias, leaky ReLU, instance norm, style."""
+    layer = _epilogue()
+    parameters = list(layer.parameters())
+    assert {n for n, _ in layer.named_parameters()} == {
+        "noise_strength", "prologue_bias", "style.weight", "style.bias",
+    }  # fmt: skip
+    x, noise = torch.randn(2, 3, 4, 5, dtype=F64, requires_grad=True), torch.randn(2, 1, 4, 5, dtype=F64)
+    style = torch.randn(2, 4, dtype=F64)
+    strength, bias = (p[:, None, None] for p in (layer.noise_strength, layer.prologue_bias))
+    u = nn.functional.leaky_relu(x + noise * strength + bias, 0.2)
+    s = layer.style(style).view(2, 2, 3, 1, 1)
+    expected = nn.functional.instance_norm(u, eps=1e-8) * (s[:, 0] + 1) + s[:, 1]
+    ours = layer(x, style, noise)
+    _assert_same(_second_order(ours, x, parameters), _second_order(expected, x, parameters))
+
+
+def test_noise_is_drawn_for_each_sample_unless_given():
+    layer, x, style = _epilogue(), torch.randn(1, 3, 4, 4, dtype=F64).expand(2, -1, -1, -1), torch.zeros(2, 4).double()
+    first, second = layer(x, style), layer(x, style)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    torch.manual_seed(3)
+    drawn = layer(x, style)
+    torch.manual_seed(3)
+    torch.testing.assert_close(layer(x, style, torch.randn(2, 1, 4, 4, dtype=F64)), drawn)
+
+
+def test_adain_says_what_of_its_prologue_is_wrong():
+    with pytest.raises(ValueError, match=r"prologue_activation must be one of .*did you mean 'leaky_relu'"):
+        AdaIN2d(3, 4, prologue_activation="leaky_rellu")
+    with pytest.raises(ValueError, match="noise: this layer has none"):
+        AdaIN2d(3, 4)(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4), torch.zeros(2, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"prologue\.noise must have shape \(2, 1, 4, 4\)"):
+        _epilogue()(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4).double(), torch.zeros(2, 3, 4, 4))
+    assert "noise=True, prologue_bias=True, prologue_activation='leaky_relu', prologue_neg" in repr(_epilogue())
+
+
 def test_a_new_adain_with_a_style_of_zero_is_instance_norm():
     x = torch.randn(2, 3, 4, 5)
     torch.testing.assert_close(AdaIN2d(3, 4)(x, torch.zeros(2, 4)), nn.InstanceNorm2d(3)(x))

@@ -30,6 +30,10 @@ def _vectors(x, features):
     )
 
 
+def _noise(x):
+    return torch.randn(x.shape[2:], generator=torch.Generator().manual_seed(2)).to(x.device)[None, None]
+
+
 # How to build each, and what it is called with besides x.
 LAYERS = {
     "batch": (lambda **o: BatchNormAct2d(C, activation="relu", **o), lambda x: ()),
@@ -44,6 +48,10 @@ LAYERS = {
     "instance": (lambda **o: InstanceNormAct2d(C, affine=True, activation="relu", **o), lambda x: ()),
     "group": (lambda **o: GroupNormAct2d(2, C, activation="silu", **o), lambda x: ()),
     "adain": (lambda **o: AdaIN2d(C, 5, activation="leaky_relu", **o), lambda x: (_vectors(x, 5),)),
+    "adain, noise given": (
+        lambda **o: AdaIN2d(C, 5, noise=True, prologue_bias=True, prologue_activation="leaky_relu", **o),
+        lambda x: (_vectors(x, 5), _noise(x)),
+    ),
     "adalin": (lambda **o: AdaLIN2d(C, activation="relu", **o), lambda x: (_vectors(x, C), _vectors(x, C))),
     "iln": (lambda **o: ILN2d(C, rho=0.3, activation="relu", **o), lambda x: ()),
     "pixel": (lambda **o: PixelNorm(), lambda x: ()),
