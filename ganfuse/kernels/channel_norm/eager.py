@@ -185,8 +185,9 @@ class _EagerPasses:
         channels_last = is_channels_last(x)
         d, h = self._centred(x, coefficients), _wide(h, channels_last)
         silu = attributes.activation == "silu"
-        q = _affine(d, second.q_linear, second.q_constant, channels_last).addcmul_(h, slope) if needs_grad or silu else None
-        result_grad = result_x = None
+        q = result_grad = result_x = None
+        if needs_grad or silu:
+            q = _affine(d, second.q_linear, second.q_constant, channels_last).addcmul_(h, slope)
         if needs_x:
             g = self._grad(attributes, x, grad, coefficients)
             result_x = _affine(d, second.linear, second.constant, channels_last)

@@ -10,6 +10,8 @@ from ganfuse.kernels import Prologue, batch_norm_act, group_norm_act, instance_n
 from tests.kernels.assertions import assert_as_accurate
 from tests.kernels.feature_attention.problems import arrange, numbers
 
+Function = Callable[..., Tensor]
+
 
 class Problem(NamedTuple):
     """One call: which norm, of maps of which shape, with which parameters.
@@ -48,7 +50,7 @@ def call(problem: Problem, backend: str | None) -> Callable[..., Tensor]:
         if problem.norm == "batch":
             return batch_norm_act(x, gain, bias, None, None, training=True, **options)
         if problem.norm == "given":
-            mean = torch.linspace(-1, 1, x.shape[1], dtype=torch.float64).to(x.dtype)
+            mean = torch.linspace(-1, 1, x.shape[1], dtype=torch.float64).to(x)
             return batch_norm_act(x, gain, bias, mean, (mean + 2) ** 2, training=False, **options)
         if problem.norm == "instance":
             return instance_norm_act(x, gain, bias, **options)
@@ -68,11 +70,14 @@ NORMS = ("batch", "given", "instance", "instance unbiased", "layer", "group", "m
 
 
 def make_inputs(
-    problem: Problem, dtype: torch.dtype = torch.float64, parameter_dtype: torch.dtype | None = None
+    problem: Problem,
+    dtype: torch.dtype = torch.float64,
+    parameter_dtype: torch.dtype | None = None,
+    device: str = "cpu",
 ) -> tuple[Tensor, ...]:
     """x and the parameters, leaves that require gradients."""
     batch, channels = problem.shape[:2]
-    x = arrange((2 * numbers(problem.shape, torch.float64, 0) + 0.7).to(dtype), problem.layout)
+    x = arrange((2 * numbers(problem.shape, torch.float64, 0) + 0.7).to(device, dtype), problem.layout)
     made = [x.detach().requires_grad_()]
     shape = (batch, channels) if problem.parameters == "own" else (channels,)
     count = {"none": 0, "gain": 1, "bias": 1}.get(problem.parameters, 2)
@@ -84,7 +89,7 @@ def make_inputs(
         made.append(numbers((channels,), parameter_dtype or dtype, 9).requires_grad_())
     if problem.norm.startswith("mix"):
         made.append(torch.sigmoid(numbers((channels,), torch.float64, 5)).to(parameter_dtype or dtype).requires_grad_())
-    return tuple(made)
+    return (made[0], *(t.detach().to(device).requires_grad_() for t in made[1:]))
 
 
 def derivatives(
@@ -95,12 +100,12 @@ def derivatives(
     yield "output", output
     if order == 0:
         return
-    grad_output = numbers(output.shape, output.dtype, 10).requires_grad_(order > 1)
+    grad_output = numbers(output.shape, output.dtype, 10).to(output.device).requires_grad_(order > 1)
     first = torch.autograd.grad(output, inputs, grad_output, create_graph=order > 1)
     yield from ((f"gradient {i}", g) for i, g in enumerate(first))
     if order == 1:
         return
-    cotangents = [numbers(g.shape, g.dtype, 20 + i) for i, g in enumerate(first)]
+    cotangents = [numbers(g.shape, g.dtype, 20 + i).to(g.device) for i, g in enumerate(first)]
     wanted = (grad_output, *inputs)
     # Linear in some inputs, the definition gives them no second derivative where ours gives zeros.
     second = torch.autograd.grad(first, wanted, cotangents, allow_unused=True)
@@ -116,8 +121,33 @@ def packed(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def check(problem: Problem, backend: str, inputs: tuple[Tensor, ...] | None = None, order: int = 2) -> None:
     """Assert that all derivatives are as accurate as those of the definition, in the inputs' types."""
     inputs = make_inputs(problem) if inputs is None else inputs
-    ours, plain = call(problem, backend), call(problem, "reference")
+    _compare(call(problem, backend), call(problem, "reference"), inputs, order)
+
+
+def _compare(ours: Function, plain: Function, inputs: tuple[Tensor, ...], order: int) -> None:
     exact = derivatives(plain, tuple(packed(x, torch.float64) for x in inputs), order)
     in_type = derivatives(plain, tuple(map(packed, inputs)), order)
     for (name, actual), (_, expected), (_, truth) in zip(derivatives(ours, inputs, order), in_type, exact, strict=True):
         assert_as_accurate(actual, expected, truth.detach(), name)
+
+
+def noise_held(problem: Problem, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[[str], Function]]:
+    """What training differentiates for, everything but the noise: (leaves, backend -> the norm as their function)."""
+    place = next((i for i, t in enumerate(inputs) if t.ndim == 4 and i > 0), None)
+    if place is None:
+        return inputs, lambda backend: call(problem, backend)
+    # The same numbers in every type.
+    noise = inputs[place].detach().to(torch.bfloat16)
+    leaves = (*inputs[:place], *inputs[place + 1 :])
+
+    def norm(backend: str) -> Function:
+        run = call(problem, backend)
+        return lambda *t: run(*t[:place], noise.to(t[0].dtype), *t[place:])
+
+    return leaves, norm
+
+
+def check_noise_held(problem: Problem, backend: str, inputs: tuple[Tensor, ...], order: int = 1) -> None:
+    """As `check`, of everything but the noise: through the fused backwards, where its own gradient is composed."""
+    leaves, norm = noise_held(problem, inputs)
+    _compare(norm(backend), norm("reference"), leaves, order)

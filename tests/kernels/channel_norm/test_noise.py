@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from ganfuse.kernels import Prologue, batch_norm_act, instance_norm_act
-from tests.kernels.channel_norm.problems import Problem, call, check, make_inputs
+from tests.kernels.channel_norm.problems import (
+    Problem,
+    call,
+    check,
+    check_noise_held,
+    make_inputs,
+    noise_held,
+)
 
 CASES = {
     "prologue, StyleGAN's": Problem("instance", (2, 4, 4, 4), "own", "none", "nchw", "own", "leaky_relu"),
@@ -41,25 +48,9 @@ def test_float64(backend, case):
     check(CASES[case], backend)
 
 
-def _without_noise_gradients(problem, dtype=torch.float64):
-    """What training asks for: of everything but the noise itself."""
-    inputs = make_inputs(problem, dtype, torch.float32 if dtype == torch.float16 else None)
-    place = next((i for i, t in enumerate(inputs) if t.ndim == 4 and i > 0), None)
-    if place is None:
-        return inputs, lambda which: call(problem, which)
-    noise = inputs[place].detach()
-    leaves = (*inputs[:place], *inputs[place + 1 :])
-    return leaves, lambda which: lambda *t: call(problem, which)(*t[:place], noise.to(t[0].dtype), *t[place:])
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_first_derivatives_but_of_the_noise(backend, case):
-    """The fused backwards: gradients of the noise are composed, so that the tests above do not reach them."""
-    leaves, norm = _without_noise_gradients(CASES[case])
-    grad = torch.randn(CASES[case].shape, dtype=torch.float64)
-    ours, expected = (torch.autograd.grad(norm(which)(*leaves), leaves, grad) for which in (backend, "reference"))
-    for a, e in zip(ours, expected, strict=True):
-        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
+    check_noise_held(CASES[case], backend, make_inputs(CASES[case]))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +61,7 @@ def test_first_derivatives_but_of_the_noise(backend, case):
     ],
 )
 def test_gradgradcheck(backend, case):
-    leaves, norm = _without_noise_gradients(CASES[case])
+    leaves, norm = noise_held(CASES[case], make_inputs(CASES[case]))
     assert torch.autograd.gradcheck(norm(backend), leaves, fast_mode=True)
     assert torch.autograd.gradgradcheck(norm(backend), leaves, fast_mode=True)
 
@@ -83,7 +74,7 @@ def test_lower_precision(backend, case, dtype):
     if backend == "triton" and dtype == torch.bfloat16:
         pytest.skip("the interpreter computes bfloat16 wrongly; GPU tests cover it")
     # In second derivatives sums in which cotangents of constants cancel lose a digit of float32; float64 is above.
-    check(CASES[case], backend, make_inputs(CASES[case], dtype, torch.float32), order=1)
+    check_noise_held(CASES[case], backend, make_inputs(CASES[case], dtype, torch.float32))
 
 
 def test_third_derivative():
