@@ -56,6 +56,7 @@ gpu:
 	@mkdir -p "$(OUT)"
 	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests --gpu-report "$(OUT)/gpu-tests.json"
 	PYTHONPATH=. $(PYTHON) benchmarks/attention.py --out "$(OUT)"
+	PYTHONPATH=. $(PYTHON) benchmarks/norms.py --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/folded_convs.py --device cuda --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/spectral_norm.py --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/resampling.py --device cuda --out "$(OUT)"

@@ -15,62 +15,28 @@ Results are JSON lines, written as they come; the same command goes on where it 
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import records
+from benchmarks import norms_plain, records
+from benchmarks.norms_plain import Norm
 from benchmarks.timing import Call, make_timer, measure
-from ganfuse.kernels import batch_norm_act, instance_norm_act, layer_instance_norm_act, use_backend
+from ganfuse.kernels import use_backend
 
-Norm = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # Batch, channels, side: U-GAT-IT at 256² has its AdaLIN blocks there; a wide and a deep site of generators.
 SHAPES = ((1, 256, 64), (16, 64, 64), (16, 512, 8))
 DEFAULT_OUT = Path(__file__).resolve().parent / "results" / "norms-cpu.jsonl"
 
 
-def _ours_cbn(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
-    mean, var = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    return batch_norm_act(x, gain, bias, mean, var, training=True, activation="relu")
-
-
-def _plain_cbn(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
-    mean, var = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    y = F.batch_norm(x, mean, var, None, None, True, 0.1, 1e-5)
-    return F.relu(y * gain[:, :, None, None] + bias[:, :, None, None])
-
-
-def _ours_adain(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
-    return instance_norm_act(x, gain, bias)
-
-
-def _plain_adain(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
-    return gain[:, :, None, None] * F.instance_norm(x) + bias[:, :, None, None]
-
-
-def _ours_adalin(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
-    return layer_instance_norm_act(x, rho, gain, bias, activation="relu")
-
-
-def _plain_adalin(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
-    def standardised(dims: tuple[int, ...]) -> Tensor:
-        return (x - x.mean(dims, keepdim=True)) / torch.sqrt(x.var(dims, keepdim=True) + 1e-5)
-
-    share = rho[None, :, None, None]
-    y = share * standardised((2, 3)) + (1 - share) * standardised((1, 2, 3))
-    return F.relu(y * gain[:, :, None, None] + bias[:, :, None, None])
-
-
 NORMS: dict[str, tuple[Norm, Norm]] = {
-    "cbn+relu": (_ours_cbn, _plain_cbn),
-    "adain": (_ours_adain, _plain_adain),
-    "adalin+relu": (_ours_adalin, _plain_adalin),
+    "cbn+relu": (norms_plain.ours_conditional_batch_norm, norms_plain.conditional_batch_norm),
+    "adain": (norms_plain.ours_adain, norms_plain.adain),
+    "adalin+relu": (norms_plain.ours_adalin, norms_plain.adalin),
 }
 
 

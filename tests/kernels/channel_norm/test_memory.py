@@ -122,4 +122,12 @@ def test_cost():
     assert norm_cost.forward(4, 6, 100, 2) == cost.Cost(bytes=3 * one, flops=0)
     assert norm_cost.forward(4, 6, 100, 2, given=True).bytes == 2 * one
     assert norm_cost.backward(4, 6, 100, 2).bytes == 5 * one
+    noise = 4 * 100 * 4
+    assert norm_cost.forward(4, 6, 100, 2, on_chip=True).bytes == 2 * one
+    assert norm_cost.forward(4, 6, 100, 2, noise_bytes=noise).bytes == 3 * one + noise
+    assert norm_cost.forward(4, 6, 100, 2, prologue="silu", noise_bytes=noise) == cost.Cost(
+        3 * one + 2 * noise, 0, 2 * 4 * 6 * 100
+    )
+    assert norm_cost.backward(4, 6, 100, 2, on_chip=True, prologue="silu").bytes == 3 * one
+    assert norm_cost.backward(4, 6, 100, 2, noise_bytes=noise).bytes == 5 * one + 2 * noise
     assert norm_cost.double_backward(4, 6, 100, 2, activation="silu") == cost.Cost(8 * one, 0, 4 * 4 * 6 * 100)
