@@ -63,18 +63,17 @@ def forward(
     attributes: Attributes,
     row_mean: Tensor,
     row_squares: Tensor,
-    batch: int,
     positions: int,
     inputs: tuple[Optional, ...],
 ) -> tuple[Tensor, Tensor]:
     """`coefficients` and `moments` of `allocation.fake_forward`.
 
     Args:
-        row_mean, row_squares: (B, C) mean and centred square sum of each row of `positions` elements, or for "batch"
-            (1, C) ones of the whole batch; unused where statistics are given.
+        row_mean, row_squares: (B, C) mean and centred square sum of each row of `positions` elements; unused where
+            statistics are given.
         inputs: of the op; the first is not looked at.
     """
-    kind, channels = attributes.kind, row_mean.shape[1]
+    kind, (batch, channels) = attributes.kind, row_mean.shape
     _, gain, bias, rho, mean, var = inputs[:6]
     dtype = row_mean.dtype
     moments = row_mean.new_empty((3, channels if kind == "batch" else 0))

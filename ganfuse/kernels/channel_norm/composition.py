@@ -20,8 +20,8 @@ class Passes(Protocol):
     One object serves one forward, backward or second backward, and may keep from one pass what the next needs again.
     """
 
-    def statistics(self, x: Tensor, of_batch: bool) -> tuple[Tensor, Tensor]:
-        """(B, C) mean and centred square sum over the positions; or, if `of_batch`, (1, C) ones over the batch too."""
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C) mean and centred square sum over the positions."""
 
     def apply(self, attributes: Attributes, x: Tensor, coefficients: Tensor) -> Tensor:
         """act(z)."""
@@ -58,8 +58,8 @@ def composed(new_passes: Callable[[], Passes]) -> Implementation:
         if attributes.kind == "given":
             mean = squares = x.new_empty(x.shape[:2], dtype=allocation.accumulator(x.dtype))
         else:
-            mean, squares = passes.statistics(x, attributes.kind == "batch")
-        coefficients, moments = algebra.forward(attributes, mean, squares, x.shape[0], positions_of(x), inputs)
+            mean, squares = passes.statistics(x)
+        coefficients, moments = algebra.forward(attributes, mean, squares, positions_of(x), inputs)
         return passes.apply(attributes, x, coefficients), coefficients, moments
 
     def backward(

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from ganfuse.kernels.autograd import Gradients, Implementation, Needs, Tensors
 from ganfuse.kernels.channel_norm import allocation as plane
+from ganfuse.kernels.channel_norm.activations import silu_bend, times_slope
 from ganfuse.kernels.channel_norm.allocation import NOISE, Attributes, accumulator, is_noisy
 from ganfuse.kernels.channel_norm.reference import activate
 from ganfuse.kernels.layout import empty, is_channels_last
 
-_aten = torch.ops.aten
 Optional = Tensor | None
 
 
@@ -80,21 +80,6 @@ class _Bump(NamedTuple):
         return [on_noise, on_strength, None]
 
 
-def _slope(z: Tensor, activation: str, negative_slope: float, factor: Tensor) -> Tensor:
-    """act'(z)·factor."""
-    if activation == "none":
-        return factor
-    if activation == "silu":
-        return _aten.silu_backward(factor, z)  # type: ignore[no-any-return]
-    return _aten.leaky_relu_backward(factor, z, negative_slope if activation == "leaky_relu" else 0.0, False)  # type: ignore[no-any-return]
-
-
-def silu_bend(z: Tensor) -> Tensor:
-    """silu''(z)."""
-    s = torch.sigmoid(z)
-    return s * (1 - s) * (2 + z * (1 - 2 * s))
-
-
 def _sum(a: Optional, b: Optional) -> Optional:
     return b if a is None else a if b is None else a + b
 
@@ -145,11 +130,11 @@ def with_noise(norm: Implementation) -> Implementation:
             u = activate(w, attributes.prologue, attributes.prologue_slope)
             asked = (needs[0] or any(needs[NOISE:]), *needs[1:NOISE], False, False, False)
             (du, *rest), _ = norm.backward(_core(attributes), asked, grad, _plain(u, inputs), output, state)  # type: ignore[arg-type]
-            dw = None if du is None else _slope(w, attributes.prologue, attributes.prologue_slope, du)
+            dw = None if du is None else times_slope(w, attributes.prologue, attributes.prologue_slope, du)
             on_x = dw
         else:
             z = affine(attributes, inputs, wide, bump, state[0])
-            dw = _slope(z, attributes.activation, attributes.negative_slope, grad)
+            dw = times_slope(z, attributes.activation, attributes.negative_slope, grad)
             asked = (*needs[:NOISE], False, False, False)
             (on_x, *rest), _ = norm.backward(_core(attributes), asked, dw, _plain(wide, inputs), output, state)  # type: ignore[arg-type]
         noisy: list[Optional] = [None] * 3 if dw is None else bump.gradients(dw, needs[NOISE:])
@@ -184,20 +169,20 @@ def with_noise(norm: Implementation) -> Implementation:
                 first = (True, *(False,) * (len(inputs) - 1))
                 (du, *_), _ = norm.backward(core, first, grad, plain, output, state)  # type: ignore[arg-type]
                 assert du is not None
-                also = bump.mixed(_slope(w, name, slope, du), k, wanted)
+                also = bump.mixed(times_slope(w, name, slope, du), k, wanted)
                 on_w = silu_bend(w) * du * h if name == "silu" else None
             asked = (needs[0], needs[1] or any(wanted), *needs[2 : 1 + NOISE], False, False, False)
-            h = _slope(w, name, slope, h)
+            h = times_slope(w, name, slope, h)
             on_grad, on_u, *rest = norm.double_backward(
                 core, asked, (h, *cotangents[1:NOISE], None, None, None), grad, plain, output, state, notes  # type: ignore[arg-type]
             )  # fmt: skip
             rest = rest[: NOISE - 1]
-            on_x = _sum(None if on_u is None else _slope(w, name, slope, on_u), on_w)
+            on_x = _sum(None if on_u is None else times_slope(w, name, slope, on_u), on_w)
             from_map = on_x
         else:
             z = affine(attributes, inputs, wide, bump, state[0])
             name, slope = attributes.activation, attributes.negative_slope
-            g = _slope(z, name, slope, grad)
+            g = times_slope(z, name, slope, grad)
             silu, plain = name == "silu", _plain(wide, inputs)
             asked = (needs[0] or silu, *needs[1 : 1 + NOISE], False, False, False)
             q, on_x, *rest = norm.double_backward(
@@ -206,7 +191,7 @@ def with_noise(norm: Implementation) -> Implementation:
             rest = rest[: NOISE - 1]
             also = bump.mixed(g, k, wanted)
             q = None if q is None else bump.spread(q, k)
-            on_grad = None if q is None else _slope(z, name, slope, q)
+            on_grad = None if q is None else times_slope(z, name, slope, q)
             from_map = None
             if silu and q is not None:
                 from_map = silu_bend(z) * grad * q

@@ -79,7 +79,7 @@ def _batch_moments(attributes: Attributes, x: Tensor) -> Tensor:
     wide = x.to(accumulator(x.dtype))
     mean = wide.mean((2, 3))
     squares = (wide - mean[..., None, None]).square().sum((2, 3))
-    return algebra.forward(attributes, mean, squares, x.shape[0], x.shape[2] * x.shape[3], (x, *(None,) * 5))[1]
+    return algebra.forward(attributes, mean, squares, x.shape[2] * x.shape[3], (x, *(None,) * 5))[1]
 
 
 def _triton() -> Any:

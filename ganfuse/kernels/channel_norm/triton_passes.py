@@ -262,7 +262,7 @@ class Partials(NamedTuple):
 class TritonPasses:
     """The passes as `composition.Passes`, for arithmetic between them in PyTorch."""
 
-    def statistics(self, x: Tensor, of_batch: bool) -> tuple[Tensor, Tensor]:
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         positions = x.shape[2] * x.shape[3]
         memory, splits, chunk = Map(x, None).statistics()
         mean, squares = memory.view(2, splits, *x.shape[:2])

@@ -1,0 +1,133 @@
+"""Batch norm by the statistics of this process's batch, on CPUs: the same passes as `eager`, with less between them.
+
+All that is not a map is one number per channel here, so that gain and bias aside nothing has to be spread over samples:
+on small maps, the most frequent, that arithmetic would cost more than the maps.
+"""
+
+import torch
+from torch import Tensor
+
+from ganfuse.kernels.autograd import Gradients, Implementation, Needs, Tensors
+from ganfuse.kernels.channel_norm import allocation as plane
+from ganfuse.kernels.channel_norm import eager_maps
+from ganfuse.kernels.channel_norm.activations import activate_, times_slope
+from ganfuse.kernels.channel_norm.algebra import reduce_to
+from ganfuse.kernels.channel_norm.allocation import Attributes, is_noisy
+from ganfuse.kernels.channel_norm.eager_maps import affine_map, channel_sums, per_row, row_sums
+from ganfuse.kernels.layout import is_channels_last
+
+
+def takes(attributes: Attributes, inputs: Tensors) -> bool:
+    """Whether a call is one for this form."""
+    plainly = attributes.kind == "batch" and not attributes.process_group and not is_noisy(attributes, inputs)
+    return plainly and inputs[0].shape[0] > 0
+
+
+def _count(x: Tensor) -> int:
+    return x.numel() // x.shape[1]
+
+
+def _slope(gain: Tensor | None, rstd: Tensor) -> Tensor:
+    return rstd if gain is None else gain.to(rstd.dtype) * rstd
+
+
+def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
+    """The output, (mean, rstd) of the channels, and `moments`."""
+    x, gain, bias = inputs[:3]
+    channels_last, count = is_channels_last(x), _count(x)
+    wide = eager_maps.wide(x, channels_last)
+    mean = wide.mean((0, 2, 3))
+    d = wide - per_row(mean)
+    # What rounding left in the mean of values far from 0 shows in the mean of the centred ones.
+    rest, squares = channel_sums(d, d)
+    rest = rest / count
+    var = torch.addcmul(squares, rest, rest, value=-count).clamp_(min=0).div_(count)
+    rstd = torch.rsqrt(var + attributes.eps)
+    statistics = torch.stack([mean + rest, rstd])
+    moments = torch.stack([statistics[0], var * (count / max(count - 1, 1)), torch.full_like(var, count)])
+    slope = _slope(gain, rstd)
+    offset = torch.addcmul(rest.new_zeros(()) if bias is None else bias.to(rest.dtype), slope, rest, value=-1)
+    z = affine_map(d, slope, offset, channels_last, inplace=True)
+    return activate_(z, attributes.activation, attributes.negative_slope).to(x.dtype), statistics, moments
+
+
+def backward(
+    attributes: Attributes, needs: Needs, grad_output: Tensor, inputs: Tensors, output: Tensor, state: Tensors
+) -> tuple[Gradients, Tensors]:
+    """Gradients of x, gain and bias."""
+    x, gain, bias = inputs[:3]
+    channels_last, count = is_channels_last(x), _count(x)
+    mean, rstd = state[0].unbind(0)
+    slope = _slope(gain, rstd)
+    d = eager_maps.centred(x, mean, channels_last)
+    g = eager_maps.wide(grad_output, channels_last)
+    if attributes.activation != "none":
+        offset = rstd.new_zeros(()) if bias is None else bias.to(rstd.dtype)
+        z = affine_map(d, slope, offset.expand_as(slope) if offset.ndim == 0 else offset, channels_last)
+        g = times_slope(z, attributes.activation, attributes.negative_slope, g, overwrite=True)
+    if any(p is not None and p.ndim == 2 for p in (gain, bias)):
+        ones, against = row_sums(g, d, channels_last)
+        total, total_against = (slope * ones).sum(0), (slope * against).sum(0)
+    else:
+        ones, against = channel_sums(g, d)
+        total, total_against = slope * ones, slope * against
+    on_x = None
+    if needs[0]:
+        linear = total_against.mul_(rstd).mul_(rstd).div_(-count)
+        on_x = affine_map(d, linear, total.div_(-count), channels_last, inplace=True)
+        on_x = on_x.addcmul_(g, per_row(slope)).to(x.dtype)
+    on_gain = _to(gain, against * rstd) if needs[1] else None
+    on_bias = _to(bias, ones) if needs[2] else None
+    return (on_x, on_gain, on_bias, *(None,) * 6), ()
+
+
+def _to(parameter: Tensor | None, gradient: Tensor) -> Tensor | None:
+    if parameter is None or gradient.ndim == parameter.ndim:
+        return None if parameter is None else gradient.to(parameter.dtype)
+    return reduce_to(gradient, parameter)
+
+
+def with_batch(norm: Implementation) -> Implementation:
+    """`norm`, but for the calls that this form takes; their second backward is norm's."""
+
+    def run_forward(attributes: Attributes, inputs: Tensors) -> Tensors:
+        return (forward if takes(attributes, inputs) else norm.forward)(attributes, inputs)
+
+    def run_backward(
+        attributes: Attributes, needs: Needs, grad_output: Tensor, inputs: Tensors, output: Tensor, state: Tensors
+    ) -> tuple[Gradients, Tensors]:
+        run = backward if takes(attributes, inputs) else norm.backward
+        return run(attributes, needs, grad_output, inputs, output, state)
+
+    def run_double_backward(
+        attributes: Attributes,
+        needs: Needs,
+        cotangents: Tensors,
+        grad_output: Tensor,
+        inputs: Tensors,
+        output: Tensor,
+        state: Tensors,
+        notes: Tensors,
+    ) -> Gradients:
+        if takes(attributes, inputs):
+            state = (_planes(inputs, state[0]), state[1])
+        return norm.double_backward(attributes, needs, cotangents, grad_output, inputs, output, state, notes)
+
+    def fake_forward(attributes: Attributes, inputs: Tensors) -> Tensors:
+        y, coefficients, moments = norm.fake_forward(attributes, inputs)
+        return y, coefficients.new_empty((2, moments.shape[1])) if takes(attributes, inputs) else coefficients, moments
+
+    return Implementation(
+        run_forward, run_backward, run_double_backward, fake_forward, norm.fake_backward, norm.fake_double_backward
+    )
+
+
+def _planes(inputs: Tensors, statistics: Tensor) -> Tensor:
+    """The coefficients that other forms keep."""
+    x, gain, bias = inputs[:3]
+    planes = statistics.new_zeros((4, *x.shape[:2]))
+    mean, rstd = statistics.unbind(0)
+    planes[plane.SLOPE], planes[plane.CENTRE], planes[plane.RSTD] = _slope(gain, rstd), mean, rstd
+    if bias is not None:
+        planes[plane.OFFSET] = bias
+    return planes
