@@ -11,7 +11,8 @@ from ganfuse.kernels import batch_norm_act
 from tests.kernels.feature_attention.problems import numbers
 
 PARTS = (slice(0, 3), slice(3, 4))
-CASES = [("relu", "shared"), ("silu", "own")]
+# "noise" has shared parameters and, after them, noise whose strength is the gain once more.
+CASES = [("relu", "shared"), ("silu", "own"), ("leaky_relu", "noise")]
 
 
 def _inputs(parameters, dtype):
@@ -29,6 +30,8 @@ def results(backend, activation, parameters, dtype, part=slice(0, 4), group=None
     gain, bias = ((p[part] if p.ndim == 2 else p).clone().requires_grad_() for p in (gain, bias))
     mean, var = torch.zeros(5, dtype=dtype), torch.ones(5, dtype=dtype)
     options = {"training": True, "activation": activation, "backend": backend, "process_group": group}
+    if parameters == "noise":
+        options |= {"noise": numbers((1, 1, 3, 4), torch.float32, 4).to(dtype), "noise_strength": gain}
     y = batch_norm_act(x, gain, bias, mean, var, **options)
     weights = numbers((4, 5, 3, 4), torch.float32, 3).to(dtype)[part]
     first = torch.autograd.grad((y * weights).sin().sum(), (x, gain, bias), create_graph=True)
