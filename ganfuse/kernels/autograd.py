@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ganfuse.kernels.custom_ops import register_custom_ops
 from ganfuse.kernels.precision import without_autocast
-from ganfuse.kernels.weight_gradients import gradients_wanted
+from ganfuse.kernels.weight_gradients import functorch_is_active, gradients_wanted
 
 # Optional inputs, and their cotangents, may be None where this says Tensor: only an op that has such looks for it.
 Tensors = tuple[Tensor, ...]
@@ -55,7 +55,6 @@ class Implementation:
 
 
 # Private, so with the answer that is right, if slow, in case it goes.
-functorch_is_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _unwrapped = getattr(torch._C._functorch, "unwrap_if_dead", lambda tensor: tensor)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 _depth = 0
 _will_execute = getattr(torch._C, "_will_engine_execute_node", None)
 _graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
-_functorch_is_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+functorch_is_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 # The backward that was found to collect gradients of weights.
 _collecting = -1
 
@@ -72,7 +72,7 @@ def gradients_wanted(
     """
     if _depth:
         needs = [need and not weight for need, weight in zip(needs, weights)]
-    if _will_execute is None or sum(needs) < 2 or torch.compiler.is_compiling() or _functorch_is_active():
+    if _will_execute is None or sum(needs) < 2 or torch.compiler.is_compiling() or functorch_is_active():
         # With one gradient left there is nothing to ask: this backward runs because somebody wants one.
         return tuple(needs)
     edges = ctx.next_functions

@@ -110,6 +110,6 @@ _channel_norm = DifferentiableOp(
     num_state=2,
     num_notes=0,
     optional=INPUTS[1:],
-    weights={"gain": 1, "bias": 1, "rho": 1},
+    weights={"gain": 1, "bias": 1, "rho": 1, "noise_strength": 1, "prologue_bias": 1},
     keeps_output=False,
 )

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ganfuse.kernels.autograd import functorch_is_active
 from ganfuse.kernels.channel_norm.allocation import Attributes, accumulator
+from ganfuse.kernels.weight_gradients import functorch_is_active
 
 
 class RunningStatistics:
