@@ -25,7 +25,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(norms, "measure_ceilings", lambda *_: Ceilings(1e10, {}, None))
     monkeypatch.setattr(norms, "GPU_CASES", TINY)
     # Somebody may be editing the kernels while the tests run.
-    monkeypatch.setattr(norms.records, "source_digest", lambda: "pinned")
+    monkeypatch.setattr(norms.records, "source_digest", lambda *_: "pinned")
 
 
 def run(tmp_path, *arguments):
