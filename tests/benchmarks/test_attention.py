@@ -30,7 +30,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(attention, "measure_ceilings", lambda *_: Ceilings(1e10, {"fp32": 1e11, "bf16": 1e11}, None))
     monkeypatch.setattr(attention, "CPU_CASES", [TINY])
     # Somebody may be editing the kernels while the tests run.
-    monkeypatch.setattr(attention.records, "source_digest", lambda: "pinned")
+    monkeypatch.setattr(attention.records, "source_digest", lambda *_: "pinned")
 
 
 def run(tmp_path, *arguments):
