@@ -75,6 +75,7 @@ class TrainerOptions(StabilityOptions):
         deterministic: only deterministic algorithms (`torch.use_deterministic_algorithms`) while fitting.
         progress: show progress on stderr.
         tensorboard: also write scalars and grids to `out`/tensorboard.
+        wandb: also write them to this project of Weights & Biases.
     """
 
     steps: int = 10_000
@@ -109,6 +110,7 @@ class TrainerOptions(StabilityOptions):
     deterministic: bool = False
     progress: bool = True
     tensorboard: bool = False
+    wandb: str | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any], *, also: Collection[str] = ()) -> "TrainerOptions":

@@ -16,6 +16,7 @@ from ganfuse.engine.batches import BatchSource, ImageData, check_image_data, dea
 from ganfuse.engine.determinism import deterministic_algorithms
 from ganfuse.engine.ema import EMA, averaged_weights
 from ganfuse.engine.game import Batch, Game, Stage, Turn, evaluation_mode
+from ganfuse.engine.gpu_readings import GPUReadings
 from ganfuse.engine.interrupt import StopSignals
 from ganfuse.engine.layers.fuse_spectral_norms import fuse_networks
 from ganfuse.engine.loss_record import LossRecord, NonFiniteError, require_finite_weights
@@ -172,6 +173,7 @@ class Trainer:
             prefetch=self.options.prefetch,
         )
         self._config = describe_run(game, data, self.options)
+        self._gpu = GPUReadings(self.device)
         self._opened = False
         self._saved_at = self._sampled_at = -1
         self._stop_reason = ""
@@ -213,7 +215,14 @@ class Trainer:
                 stack.enter_context(deterministic_algorithms())
             stack.enter_context(self.global_randomness.active())
             log = stack.enter_context(
-                MetricsLog(self.run, self.step, tensorboard=self.options.tensorboard, enabled=self.processes.is_first)
+                MetricsLog(
+                    self.run,
+                    self.step,
+                    tensorboard=self.options.tensorboard,
+                    wandb=self.options.wandb,
+                    config=self._config,
+                    enabled=self.processes.is_first,
+                )
             )
             progress = stack.enter_context(
                 TrainingProgress(
@@ -276,6 +285,7 @@ class Trainer:
                     images_per_second=rate,
                     learning_rates=self.turn_runner.learning_rates(),
                     skipped=self.record.skipped,
+                    gpu=self._gpu.read(),
                 )
                 progress.report(self.step, losses, rate)
             if options.checkpoint_every and self.step % options.checkpoint_every == 0:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 import torch
@@ -567,3 +568,39 @@ def test_data_can_be_named(tmp_path):
     assert trainer.fit().stopped_by == "steps"
     with pytest.raises(FileNotFoundError, match="digits"):
         Trainer(game, "digitz", out=tmp_path / "other")
+
+
+def test_weights_and_biases(tmp_path, monkeypatch):
+    """A stand-in for the library: what it is told, and that a resumed run is the same one to it."""
+    told = []
+
+    class Run:
+        def log(self, values, step):
+            told.append((step, values))
+
+        def finish(self, exit_code):
+            told.append(("finish", exit_code))
+
+    module = types.ModuleType("wandb")
+    module.init = lambda **options: told.append(("init", options)) or Run()
+    module.Image = lambda pixels: pixels.shape
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    train(toy_game(), tmp_path, wandb="toys", log_every=1, steps=2)
+    train(toy_game(), tmp_path, wandb="toys", log_every=1, steps=3, resume=True)
+    starts = [options for name, options in told if name == "init"]
+    assert [start["project"] for start in starts] == ["toys", "toys"]
+    assert starts[0]["id"] == starts[1]["id"]
+    assert starts[0]["config"]["trainer"]["batch_size"] == 4
+    scalars = [(step, values) for step, values in told if isinstance(step, int) and "images" in values]
+    assert [step for step, _ in scalars] == [1, 2, 3]
+    assert {"discriminator/loss", "learning_rate/generator", "images_per_second"} <= scalars[0][1].keys()
+    assert any("samples" in values for step, values in told if isinstance(step, int))
+    assert told[-1] == ("finish", 0)
+
+
+def test_weights_and_biases_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"wandb: asked for but not installed; pip install 'ganfuse\[wandb\]'"
+    ):
+        train(toy_game(), tmp_path, wandb="toys")

@@ -1,0 +1,58 @@
+"""What a GPU says of itself while a run goes on: memory, power, clocks, temperature, use."""
+
+import importlib
+from typing import Any
+
+import torch
+
+__all__ = ["GPUReadings"]
+
+
+class GPUReadings:
+    """Reads one GPU. Memory comes from PyTorch; the rest through NVIDIA's library where `nvidia-ml-py` is installed.
+
+    Args:
+        device: of the run. On anything but a CUDA device there is nothing to read.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._nvml: Any = None
+        self._handle: Any = None
+        if device.type == "cuda":
+            self._connect()
+
+    def read(self) -> dict[str, float]:
+        """Readings by name: memory in GiB, power in watts, clocks in MHz, temperature in °C, use in percent."""
+        if self._device.type != "cuda":
+            return {}
+        found = {
+            "memory_peak_gib": torch.cuda.max_memory_allocated(self._device) / 2**30,
+            "memory_reserved_gib": torch.cuda.memory_reserved(self._device) / 2**30,
+        }
+        if self._handle is not None:
+            nvml, handle = self._nvml, self._handle
+            for name, read in (
+                ("power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000.0),
+                ("clock_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+                ("temperature_c", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+                ("use_percent", lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+            ):
+                try:
+                    found[name] = float(read())
+                except nvml.NVMLError:
+                    continue  # not every GPU tells everything
+        return {name: round(value, 3) for name, value in found.items()}
+
+    def _connect(self) -> None:
+        try:
+            self._nvml = importlib.import_module("pynvml")
+        except ImportError:
+            return
+        try:
+            self._nvml.nvmlInit()
+            # Its own numbers are those of the machine, PyTorch's those that CUDA_VISIBLE_DEVICES has left.
+            uuid = str(torch.cuda.get_device_properties(self._device).uuid)
+            self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        except (self._nvml.NVMLError, AttributeError):
+            self._handle = None
