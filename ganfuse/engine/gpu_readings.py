@@ -1,6 +1,7 @@
 """What a GPU says of itself while a run goes on: memory, power, clocks, temperature, use."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,12 +33,13 @@ class GPUReadings:
         }
         if self._handle is not None:
             nvml, handle = self._nvml, self._handle
-            for name, read in (
+            readings: tuple[tuple[str, Callable[[], Any]], ...] = (
                 ("power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000.0),
                 ("clock_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
                 ("temperature_c", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
                 ("use_percent", lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-            ):
+            )
+            for name, read in readings:
                 try:
                     found[name] = float(read())
                 except nvml.NVMLError:
