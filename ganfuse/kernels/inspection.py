@@ -52,6 +52,7 @@ OPS = (
     "pixel_norm",
     "spectral_normalize",
     "upfirdn2d",
+    "scaled_bias_act",
 )
 
 

@@ -50,12 +50,7 @@ def bias_act(
     """
     op = "bias_act"
     check_tensor(op, "x", x)
-    if act not in reference.ACTIVATIONS:
-        near = difflib.get_close_matches(str(act), reference.ACTIVATIONS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"{op}: act must be one of {', '.join(reference.ACTIVATIONS)}, got {act!r}{hint}")
-    if clamp is not None and not clamp >= 0:
-        raise ValueError(f"{op}: clamp must be at least 0 or None, got {clamp!r}")
+    check_activation(op, act, clamp)
     if b is not None:
         dim = _check_bias(op, x, b, dim)
     spec = reference.ACTIVATIONS[act]
@@ -71,6 +66,16 @@ def bias_act(
     if chosen == "reference":
         return _reference(attributes, x, b)
     return _bias_act(attributes._replace(backend=chosen), x, b)
+
+
+def check_activation(op: str, act: str, clamp: float | None) -> None:
+    """Raise ValueError, with the nearest name, unless there is such an activation and such a clamp."""
+    if act not in reference.ACTIVATIONS:
+        near = difflib.get_close_matches(str(act), reference.ACTIVATIONS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"{op}: act must be one of {', '.join(reference.ACTIVATIONS)}, got {act!r}{hint}")
+    if clamp is not None and not clamp >= 0:
+        raise ValueError(f"{op}: clamp must be at least 0 or None, got {clamp!r}")
 
 
 def _check_bias(op: str, x: Tensor, b: Tensor, dim: int) -> int:

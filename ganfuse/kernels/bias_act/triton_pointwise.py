@@ -7,7 +7,7 @@ from ganfuse.kernels.bias_act.triton_activations import first_derivative, second
 
 
 @triton.jit
-def _pin(high, low, ACC: tl.constexpr):
+def pin(high, low, ACC: tl.constexpr):
     """A number of the accumulator's type: launchers pass float32 and, for float64, what that drops."""
     return tl.cast(high, ACC) + tl.cast(low, ACC)
 
@@ -57,9 +57,9 @@ def bias_act_forward(
     u = tl.load(x + first + offsets, mask=mask, other=0.0).to(ACC)
     if BIAS != "none":
         u += _bias(b, row, column, rows, columns, channels, BLOCK_R, BLOCK_C, INNER, BIAS, ACC)
-    result = value(u, _pin(alpha, alpha_low, ACC), ACT) * _pin(gain, gain_low, ACC)
+    result = value(u, pin(alpha, alpha_low, ACC), ACT) * pin(gain, gain_low, ACC)
     if CLAMP:
-        limit = _pin(clamp, clamp_low, ACC)
+        limit = pin(clamp, clamp_low, ACC)
         # Comparisons that NaN fails, so that it stays.
         result = tl.where(result > limit, limit, tl.where(result < -limit, -limit, result))
     tl.store(y + first + offsets, result.to(y.dtype.element_ty), mask=mask)
@@ -86,8 +86,8 @@ def bias_act_gradient(
     pid = tl.program_id(0)
     block = (pid // chunks).to(tl.int64)
     column = (pid % chunks).to(tl.int64) * BLOCK_C
-    slope = _pin(alpha, alpha_low, ACC)
-    factor = _pin(gain, gain_low, ACC)
+    slope = pin(alpha, alpha_low, ACC)
+    factor = pin(gain, gain_low, ACC)
     total = tl.zeros((BLOCK_R, BLOCK_C), ACC)
     for i in range(repeats):
         row = (block * repeats + i) * BLOCK_R
@@ -103,7 +103,7 @@ def bias_act_gradient(
             cotangent = tl.where(mask, cotangent, 0.0)
         cotangent *= factor
         if CLAMP:
-            limit = _pin(clamp, clamp_low, ACC)
+            limit = pin(clamp, clamp_low, ACC)
             result = value(u, slope, ACT) * factor
             cotangent = tl.where(tl.abs(result) <= limit, cotangent, 0.0)
         last = cotangent
