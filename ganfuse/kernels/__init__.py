@@ -12,6 +12,7 @@ from ganfuse.kernels.channel_norm import (
 from ganfuse.kernels.cost import Cost
 from ganfuse.kernels.feature_attention import feature_attention, scaled_dot_product_attention
 from ganfuse.kernels.minibatch_stddev import minibatch_stddev
+from ganfuse.kernels.modulated_conv2d import modulated_conv2d
 from ganfuse.kernels.pixel_norm import pixel_norm
 from ganfuse.kernels.resampled_conv2d import (
     conv2d_downsample,
@@ -40,6 +41,7 @@ __all__ = [
     "instance_norm_act",
     "layer_instance_norm_act",
     "minibatch_stddev",
+    "modulated_conv2d",
     "no_weight_gradients",
     "pixel_norm",
     "scaled_dot_product_attention",

@@ -31,6 +31,16 @@ def check_alike(op: str, **tensors: Tensor) -> None:
             raise ValueError(f"{op}: {name} must be on {first_name}'s device, {first.device}, got {tensor.device}")
 
 
+def check_beside(op: str, name: str, tensor: object, x: Tensor) -> None:
+    """Raise ValueError unless `tensor` is one, in x's type or float32, on x's device: a parameter of an op on x."""
+    check_tensor(op, name, tensor)
+    assert isinstance(tensor, Tensor)
+    if tensor.dtype not in (x.dtype, torch.float32):
+        raise ValueError(f"{op}: {name} must be float32 or have x's type, {x.dtype}, got {tensor.dtype}")
+    if tensor.device != x.device:
+        raise ValueError(f"{op}: {name} must be on x's device, {x.device}, got {tensor.device}")
+
+
 def check_size(op: str, what: str, got: int, expected: int, because: str) -> None:
     """Raise ValueError unless the size `what` is the expected one."""
     if got != expected:

@@ -12,7 +12,7 @@ from ganfuse.kernels.autograd import DifferentiableOp, Implementation
 from ganfuse.kernels.backend import INTERPRETED, resolve_backend
 from ganfuse.kernels.bias_act import reference
 from ganfuse.kernels.bias_act.allocation import Attributes
-from ganfuse.kernels.checks import check_tensor
+from ganfuse.kernels.checks import check_beside, check_tensor
 
 
 def bias_act(
@@ -84,10 +84,7 @@ def _check_bias(op: str, x: Tensor, b: Tensor, dim: int) -> int:
         raise ValueError(f"{op}: dim must be in [{-x.ndim}, {x.ndim}) for x of shape {tuple(x.shape)}, got {dim}")
     if b.shape[0] != x.shape[dim]:
         raise ValueError(f"{op}: b must have x.shape[{dim}] = {x.shape[dim]} elements, got {b.shape[0]}")
-    if b.dtype not in (x.dtype, torch.float32):
-        raise ValueError(f"{op}: b must be float32 or have x's type, {x.dtype}, got {b.dtype}")
-    if b.device != x.device:
-        raise ValueError(f"{op}: b must be on x's device, {x.device}, got {b.device}")
+    check_beside(op, "b", b, x)
     return dim % x.ndim
 
 

@@ -19,6 +19,10 @@ class Attributes(NamedTuple):
     clamp: float
     backend: str
 
+    def definition(self) -> tuple[str, float, float, float | None]:
+        """As the definition takes them: act, alpha, gain, clamp."""
+        return self.act, self.alpha, self.gain, None if self.clamp < 0 else self.clamp
+
 
 def map_like(x: Tensor) -> Tensor:
     """An uninitialised map of x's shape and type, in its layout."""

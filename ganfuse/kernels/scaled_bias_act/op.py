@@ -11,7 +11,7 @@ from ganfuse.kernels.autograd import DifferentiableOp, Implementation
 from ganfuse.kernels.backend import INTERPRETED, resolve_backend
 from ganfuse.kernels.bias_act.op import check_activation
 from ganfuse.kernels.bias_act.reference import ACTIVATIONS
-from ganfuse.kernels.checks import check_tensor
+from ganfuse.kernels.checks import check_beside, check_tensor
 from ganfuse.kernels.scaled_bias_act import eager, reference
 from ganfuse.kernels.scaled_bias_act.allocation import Attributes
 
@@ -79,14 +79,10 @@ def make_attributes(op: str, act: str, alpha: float | None, gain: float | None, 
 def _check_small(op: str, name: str, t: Tensor | None, x: Tensor, shapes: tuple[tuple[int, ...], ...]) -> None:
     if t is None:
         return
-    check_tensor(op, name, t)
+    check_beside(op, name, t, x)
     if tuple(t.shape) not in shapes:
         expected = " or ".join(dict.fromkeys(map(str, shapes)))
         raise ValueError(f"{op}: {name} must have shape {expected} for x of {tuple(x.shape)}, got {tuple(t.shape)}")
-    if t.dtype not in (x.dtype, torch.float32):
-        raise ValueError(f"{op}: {name} must be float32 or have x's type, {x.dtype}, got {t.dtype}")
-    if t.device != x.device:
-        raise ValueError(f"{op}: {name} must be on x's device, {x.device}, got {t.device}")
 
 
 def triton_unsupported(x: Tensor) -> str | None:
@@ -99,9 +95,8 @@ def triton_unsupported(x: Tensor) -> str | None:
 
 
 def _reference(attributes: Attributes, x: Tensor, *small: Tensor | None) -> Tensor:
-    act, alpha, gain, clamp, _ = attributes
     scale, noise, b = small
-    return reference.scaled_bias_act(x, scale, noise, b, act, alpha, gain, None if clamp < 0 else clamp)
+    return reference.scaled_bias_act(x, scale, noise, b, *attributes.definition())
 
 
 class _Implementations(dict[str, Implementation]):
@@ -124,5 +119,6 @@ _scaled_bias_act = DifferentiableOp(
     num_state=1,
     num_notes=0,
     optional=("scale", "noise", "b"),
+    weights={"b": 1},
     keeps_output=False,
 )
