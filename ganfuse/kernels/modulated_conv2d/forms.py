@@ -22,6 +22,7 @@ from ganfuse.kernels.modulated_conv2d.geometry import Geometry
 from ganfuse.kernels.scaled_bias_act import scaled_bias_act
 
 FORMS = ("auto", "scaled", "grouped", "pointwise", "implicit_gemm")
+_VARIABLE = "GANFUSE_MODULATED_CONV2D"
 # So few outputs cost less to make per sample than the scaled input costs to write and read.
 _MOST_POINTWISE_OUTPUTS = 16
 
@@ -42,22 +43,30 @@ class Epilogue(NamedTuple):
         )
 
 
-def choose(requested: str, x: Tensor, weight: Tensor, geometry: Geometry) -> str:
+def choose(op: str, requested: str, x: Tensor, weight: Tensor, geometry: Geometry) -> str:
     """The form of a call: the one asked for, that of ``GANFUSE_MODULATED_CONV2D``, or the one that is fastest here.
 
     On CPUs it is a matter of what is smaller, the weights of a sample or the maps that scaling writes and reads again.
     "implicit_gemm" is taken only where it is asked for. (`benchmarks/modulated_conv.py` times them all.)
+
+    Raises:
+        ValueError: there is no such form, or it does not take the call.
     """
+    origin = "form"
     if requested == "auto":
-        requested = os.environ.get("GANFUSE_MODULATED_CONV2D", "auto")
-    if requested != "auto":
-        return requested
+        origin, requested = _VARIABLE, os.environ.get(_VARIABLE, "auto")
+    if requested not in FORMS:
+        raise ValueError(f"{op}: {origin} must be one of {', '.join(map(repr, FORMS))}, got {requested!r}")
     outputs, _, kh, kw = weight.shape
-    if _is_pointwise(weight, geometry) and outputs <= _MOST_POINTWISE_OUTPUTS:
+    pointwise = _is_pointwise(weight, geometry)
+    if requested == "auto" and pointwise and outputs <= _MOST_POINTWISE_OUTPUTS:
         return "pointwise"
-    if x.device.type == "cpu" and 2 * outputs * kh * kw <= x.shape[2] * x.shape[3] and x.shape[0] > 0:
-        return "grouped"
-    return "scaled"
+    if requested == "auto":
+        own_weights_are_small = 2 * outputs * kh * kw <= x.shape[2] * x.shape[3]
+        return "grouped" if x.device.type == "cpu" and own_weights_are_small and x.shape[0] > 0 else "scaled"
+    if requested == "pointwise" and not pointwise:
+        raise ValueError(f"{op}: form 'pointwise' takes 1×1 kernels without resampling and padding")
+    return requested
 
 
 def _is_pointwise(weight: Tensor, geometry: Geometry) -> bool:
@@ -113,11 +122,11 @@ def pointwise(
     x: Tensor, weight: Tensor, styles: Tensor, f: Tensor | None, geometry: Geometry, demodulate: bool,
     epilogue: Epilogue, backend: str | None,
 ) -> Tensor:  # fmt: skip
-    batch, channels, height, width = x.shape
+    (batch, channels, height, width), outputs = x.shape, weight.shape[0]
     own = _own_weights(x, weight, styles, demodulate)[..., 0, 0]
     if is_channels_last(x):
         tokens = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        y = torch.bmm(tokens, own.transpose(1, 2)).view(batch, height, width, -1).permute(0, 3, 1, 2)
+        y = torch.bmm(tokens, own.transpose(1, 2)).view(batch, height, width, outputs).permute(0, 3, 1, 2)
     else:
-        y = torch.bmm(own, x.reshape(batch, channels, height * width)).view(batch, -1, height, width)
+        y = torch.bmm(own, x.reshape(batch, channels, height * width)).view(batch, outputs, height, width)
     return epilogue(y, None, backend)

@@ -7,7 +7,7 @@ from torch import Tensor
 from ganfuse.kernels.backend import resolve_backend
 from ganfuse.kernels.checks import check_beside, check_nonempty, check_size, check_tensor
 from ganfuse.kernels.modulated_conv2d import forms, reference
-from ganfuse.kernels.modulated_conv2d.forms import FORMS, Epilogue
+from ganfuse.kernels.modulated_conv2d.forms import Epilogue
 from ganfuse.kernels.modulated_conv2d.geometry import Geometry, output_size
 from ganfuse.kernels.precision import to_autocast
 from ganfuse.kernels.scaled_bias_act.op import make_attributes, triton_unsupported
@@ -100,8 +100,7 @@ def modulated_conv2d(
         noise = _as_map(op, noise, shape)
     if bias is not None and bias.shape != (shape[1],):
         raise ValueError(f"{op}: bias must have shape ({shape[1]},), one per output, got {tuple(bias.shape)}")
-    if form not in FORMS:
-        raise ValueError(f"{op}: form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
+    run = _BY_FORM[forms.choose(op, form, x, weight, geometry)]
     chosen = resolve_backend(
         op, backend, x.device, triton=lambda: triton_unsupported(x), eager=lambda: _eager_unsupported(x)
     )
@@ -110,7 +109,6 @@ def modulated_conv2d(
             x, weight, styles, noise, resample_filter, bias, geometry, demodulate,
             *make_attributes(op, act, alpha, gain, clamp).definition(),
         )  # fmt: skip
-    run = _BY_FORM[forms.choose(form, x, weight, geometry)]
     epilogue = Epilogue(noise, bias, act, alpha, gain, clamp)
     return run(x, weight, styles, resample_filter, geometry, bool(demodulate), epilogue, backend)
 
