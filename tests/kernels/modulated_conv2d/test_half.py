@@ -24,7 +24,8 @@ def test_as_accurate_as_the_definition_in_the_type(dtype, form, layer):
         gradients = torch.autograd.grad(y, given, torch.linspace(-1, 1, y.numel()).view(y.shape).to(y.dtype))
         results.append((y, *gradients))
     for i, (ours, plain, truth) in enumerate(zip(*results, strict=True)):
-        assert_as_accurate(ours, plain, truth.detach(), f"result {i}", factor=3.0)
+        # Gradients of float32 parameters are sums of what was rounded to the maps' type.
+        assert_as_accurate(ours.to(dtype), plain.to(dtype), truth.detach(), f"result {i}", factor=3.0)
 
 
 @pytest.mark.parametrize("form", ["scaled", "grouped"])
