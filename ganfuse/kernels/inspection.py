@@ -53,6 +53,7 @@ OPS = (
     "spectral_normalize",
     "upfirdn2d",
     "scaled_bias_act",
+    "modulated_conv2d",
 )
 
 

@@ -6,7 +6,7 @@ grouped    each sample has weights of its own, scaled and demodulated: a convolu
            second derivative PyTorch computes sample by sample.
 pointwise  likewise for 1×1 kernels without resampling, a product of matrices per sample: the map is read once.
 implicit_gemm  one kernel that scales the input and demodulates, activates, ... the result in registers
-           (`triton_implicit_gemm`); its backward is that of "scaled".
+               (`triton_implicit_gemm`); its backward, and compiled graphs, are those of "scaled".
 """
 
 import os
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ganfuse.kernels.conv2d_resample import conv2d_resample
 from ganfuse.kernels.layout import is_channels_last
+from ganfuse.kernels.modulated_conv2d import implicit_gemm
 from ganfuse.kernels.modulated_conv2d.demodulation import demodulation, prenormalize
 from ganfuse.kernels.modulated_conv2d.geometry import Geometry
 from ganfuse.kernels.scaled_bias_act import scaled_bias_act
+from ganfuse.kernels.scaled_bias_act.op import make_attributes
 
 FORMS = ("auto", "scaled", "grouped", "pointwise", "implicit_gemm")
 _VARIABLE = "GANFUSE_MODULATED_CONV2D"
@@ -44,29 +46,40 @@ class Epilogue(NamedTuple):
 
 
 def choose(op: str, requested: str, x: Tensor, weight: Tensor, geometry: Geometry) -> str:
-    """The form of a call: the one asked for, that of ``GANFUSE_MODULATED_CONV2D``, or the one that is fastest here.
+    """The form of a call: the one asked for, that of ``GANFUSE_MODULATED_CONV2D`` if it takes the call, or by a rule.
 
     On CPUs it is a matter of what is smaller, the weights of a sample or the maps that scaling writes and reads again.
     "implicit_gemm" is taken only where it is asked for. (`benchmarks/modulated_conv.py` times them all.)
 
     Raises:
-        ValueError: there is no such form, or it does not take the call.
+        ValueError: there is no such form, or the one asked for does not take the call.
     """
     origin = "form"
     if requested == "auto":
         origin, requested = _VARIABLE, os.environ.get(_VARIABLE, "auto")
     if requested not in FORMS:
         raise ValueError(f"{op}: {origin} must be one of {', '.join(map(repr, FORMS))}, got {requested!r}")
+    reason = _unsupported(requested, x, weight, geometry)
+    if reason is None and requested != "auto":
+        return requested
+    if reason is not None and origin == "form":
+        raise ValueError(f"{op}: form {requested!r} does not take this call: {reason}")
     outputs, _, kh, kw = weight.shape
-    pointwise = _is_pointwise(weight, geometry)
-    if requested == "auto" and pointwise and outputs <= _MOST_POINTWISE_OUTPUTS:
+    if outputs <= _MOST_POINTWISE_OUTPUTS and _unsupported("pointwise", x, weight, geometry) is None:
         return "pointwise"
-    if requested == "auto":
-        own_weights_are_small = 2 * outputs * kh * kw <= x.shape[2] * x.shape[3]
-        return "grouped" if x.device.type == "cpu" and own_weights_are_small and x.shape[0] > 0 else "scaled"
-    if requested == "pointwise" and not pointwise:
-        raise ValueError(f"{op}: form 'pointwise' takes 1×1 kernels without resampling and padding")
-    return requested
+    own_weights_are_small = 2 * outputs * kh * kw <= x.shape[2] * x.shape[3]
+    return "grouped" if x.device.type == "cpu" and own_weights_are_small and x.shape[0] > 0 else "scaled"
+
+
+def _unsupported(form: str, x: Tensor, weight: Tensor, geometry: Geometry) -> str | None:
+    """Why a form does not take a call; None if it does."""
+    if form == "grouped" and x.shape[0] == 0:
+        return "a convolution has at least one group"
+    if form == "pointwise" and not _is_pointwise(weight, geometry):
+        return "the kernel must be 1×1, without resampling and padding"
+    if form == "implicit_gemm":
+        return implicit_gemm.unsupported(x, geometry)
+    return None
 
 
 def _is_pointwise(weight: Tensor, geometry: Geometry) -> bool:
@@ -130,3 +143,18 @@ def pointwise(
     else:
         y = torch.bmm(own, x.reshape(batch, channels, height * width)).view(batch, outputs, height, width)
     return epilogue(y, None, backend)
+
+
+def implicit(
+    x: Tensor, weight: Tensor, styles: Tensor, f: Tensor | None, geometry: Geometry, demodulate: bool,
+    epilogue: Epilogue, backend: str | None,
+) -> Tensor:  # fmt: skip
+    def composed(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor | None, b: Tensor | None) -> Tensor:
+        given = epilogue._replace(noise=noise, b=b)
+        return scaled(x, weight, styles, f, geometry, demodulate, given, backend)
+
+    inputs = (x, weight, styles, epilogue.noise, epilogue.b)
+    if torch.compiler.is_compiling():
+        return composed(*inputs)
+    attributes = make_attributes("modulated_conv2d", *epilogue[2:])
+    return implicit_gemm.run(attributes, geometry, demodulate, composed, inputs)

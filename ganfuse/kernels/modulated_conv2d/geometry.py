@@ -1,5 +1,6 @@
 """Where a call's convolution looks."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -17,7 +18,7 @@ class Geometry(NamedTuple):
     flip_weight: bool
 
 
-def output_size(geometry: Geometry, f: Tensor | None, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
+def output_size(geometry: Geometry, f: Tensor | None, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
     """Height and width of the result; below 1 where the kernels do not fit into the image."""
     pad = total_padding(f, geometry.up, geometry.down, geometry.padding)
     sides = []

@@ -18,6 +18,7 @@ _BY_FORM: dict[str, Callable[..., Tensor]] = {
     "scaled": forms.scaled,
     "grouped": forms.grouped,
     "pointwise": forms.pointwise,
+    "implicit_gemm": forms.implicit,
 }
 
 
@@ -44,11 +45,11 @@ def modulated_conv2d(
 ) -> Tensor:
     """Modulated convolution with noise, bias and activation: signature and meaning of StyleGAN2-ADA's operation.
 
-    Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 2.2. The weights of sample b are
+    Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 2.2. Sample b has the weights
     ``w[o, i, k] = weight[o, i, k] · styles[b, i]``, demodulated ``w / sqrt(Σ_ik w² + 1e-8)``; its result is
-    ``clamp(gain · act(conv(x) + noise + bias))``. No weights per sample are made: styles scale the input, and one pass
-    over the result does all the rest. Differentiable any number of times; each derivative is made of PyTorch's
-    convolutions and our passes.
+    ``clamp(gain · act(conv(x) + noise + bias))``. Where maps are small beside weights, and on GPUs, no weights per
+    sample are made: styles scale the input, and one pass over the result does all the rest. Differentiable any number
+    of times; each derivative is made of PyTorch's convolutions and our passes.
 
     Args:
         x: (B, I, H, W), NCHW or channels_last. Under autocast, in its type.

@@ -1,5 +1,7 @@
 """The definition in plain PyTorch: every sample is convolved with weights of its own."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -31,13 +33,15 @@ def modulated_conv2d(
     if demodulate:
         own = own * torch.rsqrt(own.square().sum((2, 3, 4), keepdim=True) + EPS)
     up, down, padding, flip_weight = geometry
-    options = {"up": up, "down": down, "padding": padding, "flip_weight": flip_weight, "backend": "reference"}
+    convolve = functools.partial(
+        conv2d_resample, f=f, up=up, down=down, padding=padding, flip_weight=flip_weight, backend="reference"
+    )
     if batch == 0:
         # A convolution must have a group, and there is no sample to have one.
-        y = conv2d_resample(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), f, **options)
+        y = convolve(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype))
     else:
         flat = x.reshape(1, batch * inputs, *x.shape[2:])
         own = own.reshape(batch * outputs, inputs, kh, kw).to(x.dtype)
-        y = conv2d_resample(flat, own, f, groups=batch, **options)
+        y = convolve(flat, own, groups=batch)
         y = y.reshape(batch, outputs, *y.shape[2:])
     return scaled_bias_act(y, None, noise, b, act, alpha, gain, clamp)

@@ -86,7 +86,9 @@ def _plan(
         "ACT": attributes.act,
         "CLAMP": attributes.clamp >= 0,
     }
-    sizes = (batch, channels // unit, positions, chunk) if channels_last else (batch, channels, positions // unit, chunk)
+    sizes = (
+        (batch, channels // unit, positions, chunk) if channels_last else (batch, channels, positions // unit, chunk)
+    )
     scalars = tuple(
         part for number in (attributes.alpha, attributes.gain, attributes.clamp) for part in float32_pair(number, dtype)
     )  # fmt: skip

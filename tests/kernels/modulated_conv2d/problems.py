@@ -48,7 +48,10 @@ LAYERS = {
 
 
 def make_inputs(
-    problem: Problem, dtype: torch.dtype = torch.float64, layout: str = "nchw", parameter_dtype: torch.dtype | None = None
+    problem: Problem,
+    dtype: torch.dtype = torch.float64,
+    layout: str = "nchw",
+    parameter_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
     """x, weight, styles, and noise and bias where there are any: leaves that require gradients."""
     p, kind = problem, parameter_dtype or dtype

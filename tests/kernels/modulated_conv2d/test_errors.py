@@ -26,7 +26,7 @@ X, W, S = torch.randn(2, 3, 5, 4), torch.randn(4, 3, 3, 3), torch.randn(2, 3)
         ((X, W, S), {"act": "leaky_relu"}, "act must be one of linear, relu, lrelu"),
         ((X, W, S), {"clamp": -1}, "clamp must be at least 0 or None"),
         ((X, W, S), {"form": "dense"}, "form must be one of 'auto', 'scaled'"),
-        ((X, W, S), {"form": "pointwise"}, "form 'pointwise' takes 1×1 kernels without resampling and padding"),
+        ((X, W, S), {"form": "pointwise"}, "form 'pointwise' does not take this call: the kernel must be 1×1"),
         ((X, W, S), {"backend": "cuda"}, "backend must be one of"),
         ((X[:, :, :0], W, S), {}, "x must have no empty dimension but the batch"),
     ],

@@ -61,6 +61,8 @@ def test_autocast(form):
     assert y.dtype == torch.bfloat16
     expected = run(inputs[0].to(torch.bfloat16), *inputs[1:])
     torch.testing.assert_close(y, expected)
-    for actual, e in zip(torch.autograd.grad(y.float().sum(), inputs), torch.autograd.grad(expected.float().sum(), inputs)):
+    for actual, e in zip(
+        torch.autograd.grad(y.float().sum(), inputs), torch.autograd.grad(expected.float().sum(), inputs)
+    ):
         assert actual.dtype == torch.float32
         torch.testing.assert_close(actual, e)

@@ -1,9 +1,6 @@
 """Random geometries: every form agrees with the definition."""
 
-import pytest
 import torch
-
-hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

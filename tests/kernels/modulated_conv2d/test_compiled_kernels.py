@@ -1,0 +1,22 @@
+"""The implicit product of matrices in its shipped configurations, compiled for GPUs that need not be there."""
+
+import pytest
+
+pytest.importorskip("triton")
+
+from tests.kernels.compiled_kernels import check_compiled
+
+pytestmark = pytest.mark.compiled
+
+FAST = (
+    ("stylegan2-256 b4.conv1", "sm80"),
+    ("stylegan2-256 b64.conv1", "sm90"),
+    ("stylegan2-256 b256.conv1", "sm100"),
+    ("24 to 40, 33²", "sm120"),
+    ("stylegan2-256 b128.conv1 fp16", "gfx942"),
+)
+
+
+@pytest.mark.parametrize(("case", "target"), FAST)
+def test_no_spills_wide_accesses_tensor_cores(case, target):
+    check_compiled("modulated_conv2d", [case], target)
