@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from ganfuse.engine.layers import Conv2dDownsample as Conv2dDownsample
     from ganfuse.engine.layers import EqualizedConv2d as EqualizedConv2d
     from ganfuse.engine.layers import EqualizedLinear as EqualizedLinear
+    from ganfuse.engine.layers import FromRGB as FromRGB
     from ganfuse.engine.layers import GroupNormAct2d as GroupNormAct2d
     from ganfuse.engine.layers import ILN2d as ILN2d
     from ganfuse.engine.layers import InstanceNormAct2d as InstanceNormAct2d
     from ganfuse.engine.layers import MinibatchStdDev as MinibatchStdDev
+    from ganfuse.engine.layers import ModulatedConv2d as ModulatedConv2d
     from ganfuse.engine.layers import PixelNorm as PixelNorm
     from ganfuse.engine.layers import SelfAttention2d as SelfAttention2d
+    from ganfuse.engine.layers import ToRGB as ToRGB
     from ganfuse.engine.layers import UpsampleConv2d as UpsampleConv2d
     from ganfuse.engine.layers import fuse_spectral_norms as fuse_spectral_norms
     from ganfuse.engine.layers import hold_spectral_norms as hold_spectral_norms
@@ -43,12 +46,15 @@ _HOMES = {
     "Conv2dDownsample": "engine.layers",
     "EqualizedConv2d": "engine.layers",
     "EqualizedLinear": "engine.layers",
+    "FromRGB": "engine.layers",
     "GroupNormAct2d": "engine.layers",
     "ILN2d": "engine.layers",
     "InstanceNormAct2d": "engine.layers",
     "MinibatchStdDev": "engine.layers",
+    "ModulatedConv2d": "engine.layers",
     "PixelNorm": "engine.layers",
     "SelfAttention2d": "engine.layers",
+    "ToRGB": "engine.layers",
     "UpsampleConv2d": "engine.layers",
     "fuse_spectral_norms": "engine.layers",
     "hold_spectral_norms": "engine.layers",

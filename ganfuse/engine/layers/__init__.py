@@ -7,6 +7,7 @@ from ganfuse.engine.layers.fuse_spectral_norms import fuse_spectral_norms, unfus
 from ganfuse.engine.layers.group_norm import GroupNormAct2d
 from ganfuse.engine.layers.instance_norm import InstanceNormAct2d
 from ganfuse.engine.layers.minibatch_stddev import MinibatchStdDev
+from ganfuse.engine.layers.modulated_conv2d import FromRGB, ModulatedConv2d, ToRGB
 from ganfuse.engine.layers.pixel_norm import PixelNorm
 from ganfuse.engine.layers.resampled_conv2d import Conv2dDownsample, UpsampleConv2d
 from ganfuse.engine.layers.self_attention import SelfAttention2d
@@ -20,12 +21,15 @@ __all__ = [
     "Conv2dDownsample",
     "EqualizedConv2d",
     "EqualizedLinear",
+    "FromRGB",
     "GroupNormAct2d",
     "ILN2d",
     "InstanceNormAct2d",
     "MinibatchStdDev",
+    "ModulatedConv2d",
     "PixelNorm",
     "SelfAttention2d",
+    "ToRGB",
     "UpsampleConv2d",
     "fuse_spectral_norms",
     "hold_spectral_norms",

@@ -1,7 +1,7 @@
 """The layers of StyleGAN2's networks that are made of modulated convolutions, and the one that takes images in.
 
-Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN". Parameters and buffers have the names, shapes
-and meaning of StyleGAN2-ADA's SynthesisLayer, ToRGBLayer and Conv2dLayer, so that state dicts fit.
+Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN". Parameters and buffers have the names,
+shapes and meaning of StyleGAN2-ADA's SynthesisLayer, ToRGBLayer and Conv2dLayer, so that state dicts fit.
 """
 
 import math
@@ -83,7 +83,7 @@ class ModulatedConv2d(_Modulated):
         in_channels, out_channels, kernel_size: as in nn.Conv2d; `kernel_size` is odd.
         style_features: elements of a sample's latent w.
         up, down: integer factors of filtered resampling before and after the convolution.
-        demodulate: divide by the norm of each sample's weights.
+        demodulate: divide by the norm of each sample's weights; False: take them as they are.
         activation: ``"none"``, ``"relu"``, ``"leaky_relu"``, ``"silu"``, or one of `ganfuse.kernels.bias_act`'s. Its
             factor is `bias_act`'s: √2 for ReLU, leaky ReLU and SiLU, else 1.
         negative_slope: of the leaky ReLU.

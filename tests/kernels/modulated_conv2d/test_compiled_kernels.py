@@ -8,13 +8,8 @@ from tests.kernels.compiled_kernels import check_compiled
 
 pytestmark = pytest.mark.compiled
 
-FAST = (
-    ("stylegan2-256 b4.conv1", "sm80"),
-    ("stylegan2-256 b64.conv1", "sm90"),
-    ("stylegan2-256 b256.conv1", "sm100"),
-    ("24 to 40, 33²", "sm120"),
-    ("stylegan2-256 b128.conv1 fp16", "gfx942"),
-)
+# All of them, on all chips: tests/kernels/test_compiled_everywhere.py.
+FAST = (("stylegan2-256 b64.conv1", "sm90"), ("24 to 40, 33²", "sm120"))
 
 
 @pytest.mark.parametrize(("case", "target"), FAST)
