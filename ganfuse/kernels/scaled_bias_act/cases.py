@@ -40,7 +40,8 @@ CASES: dict[str, Case] = {
     **_both_layouts("modulation 32² (512)", Case(512, 32, False, "linear", clamp=-1.0)),
     # Widths of other generators, and a curved activation.
     **_both_layouts("epilogue swish 32² (96)", Case(96, 32, act="swish", clamp=-1.0)),
-    **_both_layouts("epilogue 33² (24)", Case(24, 33, clamp=-1.0)),
+    "epilogue 33² (24) nhwc": Case(24, 33, clamp=-1.0),
+    "epilogue 20² (24) nchw": Case(24, 20, channels_last=False, clamp=-1.0),
 }
 
 

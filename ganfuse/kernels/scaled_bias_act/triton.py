@@ -58,7 +58,11 @@ def _plan(
 ) -> _Plan:
     batch, channels, positions = shape
     interpreted = target == "interpreter"
+    unit = alignment_unit(channels if channels_last else positions, *strides)
     elements = 64 if interpreted else _ELEMENTS[kernel] * 4 // max(4, dtype.itemsize)
+    if unit < 4 and not interpreted:
+        # Read one by one, elements have an address each, and addresses take registers.
+        elements //= 2
     if channels_last:
         rows = min(power_of_two(channels), 16 if interpreted else _WIDEST_CHANNELS)
         block = min(power_of_two(positions), max(1, elements // rows))
@@ -74,7 +78,6 @@ def _plan(
         splits = min(splits, 2)
     chunk = -(-tiles // splits) * block
     splits = -(-positions // chunk)
-    unit = alignment_unit(channels if channels_last else positions, *strides)
     constants = {
         "ROWS": rows,
         "BLOCK": block,
