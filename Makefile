@@ -60,6 +60,7 @@ gpu:
 	PYTHONPATH=. $(PYTHON) benchmarks/folded_convs.py --device cuda --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/spectral_norm.py --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/resampling.py --device cuda --out "$(OUT)"
+	PYTHONPATH=. $(PYTHON) benchmarks/modulated_conv.py --device cuda --out "$(OUT)"
 
 inspect: $(VENV)/.installed
 	$(BIN)/ganfuse inspect
