@@ -12,13 +12,13 @@ from tests.kernels.scaled_bias_act.problems import both, call, make_inputs
 ATTRIBUTES = ("lrelu", 0.2, 1.4, 2.0)
 
 
-def test_custom_ops(backend):
-    check_custom_ops("scaled_bias_act", make_inputs("all", (2, 2, 2, 2)), (*ATTRIBUTES, backend))
+def test_custom_ops():
+    check_custom_ops("scaled_bias_act", make_inputs("all", (2, 2, 2, 2)), (*ATTRIBUTES, "eager"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["channels_last", "slice"])
-def test_custom_ops_in_every_layout(backend, layout):
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "slice"])
+def test_custom_ops_of_all_backends_in_every_layout(backend, layout):
     check_custom_ops("scaled_bias_act", make_inputs("all", layout=layout), (*ATTRIBUTES, backend))
     x, b = make_inputs("bias", layout=layout)
     check_custom_ops("scaled_bias_act", (x, None, None, b), (*ATTRIBUTES, backend))
