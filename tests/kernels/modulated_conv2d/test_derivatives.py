@@ -40,8 +40,7 @@ def test_third(layer):
 
 
 @pytest.mark.interpreter
-@pytest.mark.parametrize("layer", ["plain", "torgb"])
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize(("layer", "layout"), [("plain", "nchw"), ("up", "channels_last"), ("down", "nchw")])
 def test_kernels_around_the_convolution(layer, layout):
     problem = LAYERS[layer]
     ours = call(problem, backend="triton", form="scaled")
