@@ -23,7 +23,7 @@ CLEAN = {
     "pixel_norm": set(inspection.TARGETS),
     "spectral_normalize": set(inspection.TARGETS),
     "upfirdn2d": set(inspection.TARGETS),
-    "scaled_bias_act": {"sm80", "sm90", "sm120", "gfx942"},
+    "scaled_bias_act": set(inspection.TARGETS),
     "modulated_conv2d": set(inspection.TARGETS),
 }
 

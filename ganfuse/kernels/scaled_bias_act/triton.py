@@ -60,8 +60,9 @@ def _plan(
     interpreted = target == "interpreter"
     unit = alignment_unit(channels if channels_last else positions, *strides)
     elements = 64 if interpreted else _ELEMENTS[kernel] * 4 // max(4, dtype.itemsize)
-    if unit < 4 and not interpreted:
-        # Read one by one, elements have an address each, and addresses take registers.
+    if (unit < 4 or (target == "sm100" and kernel == "backward")) and not interpreted:
+        # Read one by one, elements have an address each, and addresses take registers; of which ptxas gives the
+        # modulation's backward few on sm_100, so that it spills with larger tiles.
         elements //= 2
     if channels_last:
         rows = min(power_of_two(channels), 16 if interpreted else _WIDEST_CHANNELS)
