@@ -112,7 +112,9 @@ def test_exceptions(fuse):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda net: EMA(net).module.train(), "pickle"], ids=["deepcopy", "EMA", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda net: EMA(net).module.train(), "pickle"], ids=["deepcopy", "EMA", "pickle"]
+)
 def test_copies_are_not_held(kind, clone):
     if clone == "pickle":
         if kind == "parametrization":
