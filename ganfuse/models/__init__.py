@@ -1,5 +1,6 @@
 """The systems: one file each, with architecture and recipe, and `create` to build them by name."""
 
+from ganfuse.models import biggan as biggan
 from ganfuse.models import cyclegan as cyclegan
 from ganfuse.models import sagan as sagan
 from ganfuse.models.registry import ModelInfo, create, list_models, model_info, register_model
