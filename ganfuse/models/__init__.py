@@ -1,8 +1,10 @@
 """The systems: one file each, with architecture and recipe, and `create` to build them by name."""
 
 from ganfuse.models import biggan as biggan
+from ganfuse.models import biggan_deep as biggan_deep
 from ganfuse.models import cyclegan as cyclegan
 from ganfuse.models import sagan as sagan
+from ganfuse.models import unet_gan as unet_gan
 from ganfuse.models.registry import ModelInfo, create, list_models, model_info, register_model
 
 __all__ = ["ModelInfo", "create", "list_models", "model_info", "register_model"]
