@@ -3,6 +3,7 @@
 from ganfuse.models import biggan as biggan
 from ganfuse.models import biggan_deep as biggan_deep
 from ganfuse.models import cyclegan as cyclegan
+from ganfuse.models import logan as logan
 from ganfuse.models import sagan as sagan
 from ganfuse.models import unet_gan as unet_gan
 from ganfuse.models.registry import ModelInfo, create, list_models, model_info, register_model

@@ -41,12 +41,18 @@ class LayerFactory:
     norm_eps: float = 1e-5
     activation: str = "relu"
 
-    def conv2d(self, inputs: int, outputs: int, kernel_size: int) -> nn.Conv2d:
-        """A convolution that keeps the size, in channels_last.
+    def conv2d(self, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1) -> nn.Conv2d:
+        """A convolution that keeps the size, or divides it by the stride, in channels_last.
 
         In this layout a training step of SAGAN is 1.3 times as fast on a CPU, and GPUs want it for their tensor cores.
         """
-        conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
+        conv = nn.Conv2d(inputs, outputs, kernel_size, stride, padding=(kernel_size - 1) // 2)
+        conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._begun(conv)
+
+    def conv_transpose2d(self, inputs: int, outputs: int) -> nn.ConvTranspose2d:
+        """A transposed convolution, 4×4 with stride 2, that doubles the size."""
+        conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
         conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._begun(conv)
 

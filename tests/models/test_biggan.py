@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -11,14 +12,22 @@ from ganfuse.engine.optimizers import Adam
 from ganfuse.models import biggan, biggan_game, create
 from ganfuse.models.truncation import truncate_normal, truncate_uniform
 from tests.models import step_checks
+from tests.models.plain_layers import (
+    assert_same_functions,
+    attention,
+    batch_norm,
+    conditioned,
+    conv,
+    count,
+    doubled,
+    projected,
+    settle,
+    weight,
+)
 from tests.models.step_checks import ToyImages, assert_backends_agree, assert_trains_and_resumes
 
 F64 = torch.float64
 TINY = {"resolution": 32, "width": 2, "channels": 1, "latent_dim": 8, "shared_features": 3, "attention_resolution": 16}
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize(("resolution", "generator", "discriminator", "latents"), [
@@ -37,7 +46,7 @@ def test_parameter_counts_and_shapes(resolution, generator, discriminator, laten
     assert images.shape == (2, 3, resolution, resolution)
     assert logits.shape == (2,)
     if generator is not None:
-        assert (parameters(game.generator), parameters(game.discriminator)) == (generator, discriminator)
+        assert (count(game.generator), count(game.discriminator)) == (generator, discriminator)
 
 
 def test_spectrally_normalised_weights_of_the_published_model():
@@ -54,35 +63,6 @@ def test_spectrally_normalised_weights_of_the_published_model():
 # The networks in plain PyTorch, in the order of the paper's figures 15 and 16.
 
 
-def weight(layer: nn.Module) -> Tensor:
-    w = layer.weight_orig
-    return w / (layer.weight_u @ w.flatten(1) @ layer.weight_v)
-
-
-def conv(layer: nn.Module, x: Tensor) -> Tensor:
-    return F.conv2d(x, weight(layer), layer.bias, padding=layer.padding)
-
-
-def standardised(layer: nn.Module, x: Tensor) -> Tensor:
-    return (x - layer.running_mean[:, None, None]) / (layer.running_var[:, None, None] + 1e-5).sqrt()
-
-
-def conditioned(layer: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
-    gain, bias = 1 + condition @ weight(layer.gain).t(), condition @ weight(layer.bias).t()
-    return torch.relu(standardised(layer, x) * gain[:, :, None, None] + bias[:, :, None, None])
-
-
-def doubled(x: Tensor) -> Tensor:
-    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-
-def attention(layer: nn.Module, x: Tensor) -> Tensor:
-    query, key, value = conv(layer.theta, x), F.max_pool2d(conv(layer.phi, x), 2), F.max_pool2d(conv(layer.g, x), 2)
-    beta = torch.softmax(query.flatten(2).transpose(1, 2) @ key.flatten(2), dim=-1)
-    attended = (value.flatten(2) @ beta.transpose(1, 2)).view(x.shape[0], -1, *x.shape[2:])
-    return layer.gamma * conv(layer.o, attended) + x
-
-
 def plain_generator(net: nn.Module, z: Tensor, labels: Tensor | None) -> Tensor:
     pieces = z.reshape(len(z), len(net.blocks) + 1, -1)
     h = F.linear(pieces[:, 0], weight(net.linear), net.linear.bias).view(len(z), 4, 4, -1).permute(0, 3, 1, 2)
@@ -94,9 +74,7 @@ def plain_generator(net: nn.Module, z: Tensor, labels: Tensor | None) -> Tensor:
         h = conv(block.conv2, conditioned(block.bn2, h, condition)) + conv(block.conv_sc, doubled(x))
         if h.shape[2] == 16:
             h = attention(net.attention, h)
-    bn = net.output_bn
-    h = torch.relu(standardised(bn, h) * bn.weight[:, None, None] + bn.bias[:, None, None])
-    return torch.tanh(conv(net.output_conv, h))
+    return torch.tanh(conv(net.output_conv, batch_norm(net.output_bn, h)))
 
 
 def plain_discriminator(net: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -109,9 +87,7 @@ def plain_discriminator(net: nn.Module, images: Tensor, labels: Tensor | None) -
         h = h + x
         if index == 0:
             h = attention(net.attention, h)
-    features = torch.relu(h).sum((2, 3))
-    logits = F.linear(features, weight(net.linear), net.linear.bias)[:, 0]
-    return logits if labels is None else logits + (weight(net.embedding)[labels] * features).sum(1)
+    return projected(net, h, labels)
 
 
 @pytest.mark.parametrize("num_classes", [None, 3])
@@ -119,24 +95,9 @@ def test_equals_plain_pytorch_with_its_condition_vector_per_block(num_classes):
     game = create("biggan", num_classes=num_classes, **TINY).double()
     step_checks.unsettle(game)
     labels = None if num_classes is None else torch.tensor([0, 2])
-    with torch.no_grad():
-        for _ in range(10):  # statistics and singular vectors that are worth something
-            many = None if labels is None else torch.randint(3, (8,))
-            game.discriminator(game.generator(torch.randn(8, 8, dtype=F64), many), many)
-    game.eval()
-    z = torch.randn(2, 8, dtype=F64, requires_grad=True)
-    results = []
-    for make, judge in (
-        (game.generator, game.discriminator),
-        (lambda *a: plain_generator(game.generator, *a), lambda *a: plain_discriminator(game.discriminator, *a)),
-    ):
-        images = make(z, labels)
-        logits = judge(images, labels)
-        gradients = torch.autograd.grad(logits.sum(), [z, *game.parameters()], allow_unused=True)
-        results.append([images, logits, *gradients])
-    assert all(gradient is not None for gradient in results[1])
-    for ours, plain in zip(*results, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-8, atol=1e-9 * plain.abs().max().clamp_min(1).item())
+    settle(game, 8, num_classes)
+    plain = [partial(plain_generator, game.generator), partial(plain_discriminator, game.discriminator)]
+    assert_same_functions(game, torch.randn(2, 8, dtype=F64), labels, plain)
 
 
 def test_recipe_of_the_paper():

@@ -8,42 +8,40 @@ from torch import Tensor, nn
 from ganfuse.engine.game import Batch
 from ganfuse.engine.losses import adversarial_loss
 from ganfuse.engine.noise import Noise
-from ganfuse.models import create
+from ganfuse.models import create, sagan
+from tests.models.plain_layers import attention, batch_norm, conv, count, doubled, projected, standardised, weight
+from tests.models.step_checks import ToyImages, assert_backends_agree, assert_trains_and_resumes
 
 F64 = torch.float64
 TINY = {"resolution": 32, "width": 4, "latent_dim": 6, "channels": 1}
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def test_parameter_counts_of_the_paper():
     with torch.device("meta"):
         ours = create("sagan")
         with_attention_at_64 = create("sagan", attention_resolution=64)
-    assert (parameters(ours.generator), parameters(ours.discriminator)) == (42_078_852, 39_463_618)
+    assert (count(ours.generator), count(ours.discriminator)) == (42_078_852, 39_463_618)
     # BigGAN-PyTorch's SAGAN has its attention there, and is published with 42.0 and 39.4 million.
-    assert (parameters(with_attention_at_64.generator), parameters(with_attention_at_64.discriminator)) == (
+    assert (count(with_attention_at_64.generator), count(with_attention_at_64.discriminator)) == (
         42_017_412,
         39_448_258,
     )
 
 
-@pytest.mark.parametrize(("resolution", "up", "down", "attention"), [
+@pytest.mark.parametrize(("resolution", "up", "down", "attended"), [
     (32, [8, 4, 2, 1], [1, 2, 4, 4], (2, 1)),
     (64, [16, 8, 4, 2, 1], [1, 2, 4, 8, 8], (2, 1)),
     (128, [16, 16, 8, 4, 2, 1], [1, 2, 4, 8, 16, 16], (4, 2)),
 ])  # fmt: skip
-def test_widths_and_place_of_the_attention(resolution, up, down, attention):
+def test_widths_and_place_of_the_attention(resolution, up, down, attended):
     with torch.device("meta"):
         game = create("sagan", resolution=resolution, width=8)
     generator, discriminator = game.generator, game.discriminator
     widths = [generator.linear.out_features // 16, *(b.conv2.out_channels for b in generator.blocks)]
     assert widths == [8 * m for m in up]
     assert [b.conv2.out_channels for b in discriminator.blocks] == [8 * m for m in down]
-    assert generator.blocks[generator.attention_after].conv2.out_channels == 8 * attention[0]
-    assert (generator.attention.channels, discriminator.attention.channels) == (8 * attention[0], 8 * attention[1])
+    assert generator.blocks[generator.attention_after].conv2.out_channels == 8 * attended[0]
+    assert (generator.attention.channels, discriminator.attention.channels) == (8 * attended[0], 8 * attended[1])
     assert discriminator.blocks[0].preactivation is False
     assert discriminator.blocks[-1].downsample is False
     assert discriminator.blocks[-1].conv_sc is None
@@ -112,39 +110,22 @@ def test_training_mode_moves_and_eval_mode_repeats(num_classes):
 # attention as matrix products, weights divided by uᵀWv.
 
 
-def weight(layer: nn.Module) -> Tensor:
-    w = layer.weight_orig
-    return w / (layer.weight_u @ w.flatten(1) @ layer.weight_v)
-
-
-def conv(layer: nn.Module, x: Tensor) -> Tensor:
-    return F.conv2d(x, weight(layer), layer.bias, padding=layer.padding)
-
-
 def plain_norm_relu(layer: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
-    x = (x - layer.running_mean[:, None, None]) / (layer.running_var[:, None, None] + 1e-5).sqrt()
-    if hasattr(layer, "gain"):
-        gain, bias = 1 + layer.gain.weight[labels], layer.bias.weight[labels]
-        return torch.relu(x * gain[:, :, None, None] + bias[:, :, None, None])
-    return torch.relu(x * layer.weight[:, None, None] + layer.bias[:, None, None])
-
-
-def plain_attention(layer: nn.Module, x: Tensor) -> Tensor:
-    query, key, value = conv(layer.theta, x), F.max_pool2d(conv(layer.phi, x), 2), F.max_pool2d(conv(layer.g, x), 2)
-    beta = torch.softmax(query.flatten(2).transpose(1, 2) @ key.flatten(2), dim=-1)
-    attended = (value.flatten(2) @ beta.transpose(1, 2)).view(x.shape[0], -1, *x.shape[2:])
-    return layer.gamma * conv(layer.o, attended) + x
+    if not hasattr(layer, "gain"):
+        return batch_norm(layer, x)
+    gain, bias = 1 + layer.gain.weight[labels], layer.bias.weight[labels]
+    return torch.relu(standardised(layer, x) * gain[:, :, None, None] + bias[:, :, None, None])
 
 
 def plain_generator(net: nn.Module, z: Tensor, labels: Tensor | None) -> Tensor:
     h = F.linear(z, weight(net.linear), net.linear.bias).view(len(z), 4, 4, -1).permute(0, 3, 1, 2)
     for block in net.blocks:
-        x = h.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        h = plain_norm_relu(block.bn1, h, labels).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        x = doubled(h)
+        h = doubled(plain_norm_relu(block.bn1, h, labels))
         h = plain_norm_relu(block.bn2, conv(block.conv1, h), labels)
         h = conv(block.conv2, h) + conv(block.conv_sc, x)
         if h.shape[2] == 16:
-            h = plain_attention(net.attention, h)
+            h = attention(net.attention, h)
     return torch.tanh(conv(net.output_conv, plain_norm_relu(net.output_bn, h, labels)))
 
 
@@ -158,10 +139,8 @@ def plain_discriminator(net: nn.Module, images: Tensor, labels: Tensor | None) -
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(conv(block.conv_sc, x), 2)
         h = h + x
         if h.shape[2] == 16:
-            h = plain_attention(net.attention, h)
-    features = torch.relu(h).sum((2, 3))
-    logits = F.linear(features, weight(net.linear), net.linear.bias)[:, 0]
-    return logits if labels is None else logits + (weight(net.embedding)[labels] * features).sum(1)
+            h = attention(net.attention, h)
+    return projected(net, h, labels)
 
 
 @pytest.mark.parametrize("num_classes", [None, 3])
@@ -206,11 +185,11 @@ def test_equals_plain_pytorch_to_second_order(num_classes):
         torch.testing.assert_close(ours, plain, rtol=1e-8, atol=1e-9 * scale)
 
 
-@pytest.mark.parametrize("attention", [0, 8])
-def test_attention_can_stand_elsewhere_or_nowhere(attention):
-    game = create("sagan", num_classes=None, attention_resolution=attention, **TINY)
+@pytest.mark.parametrize("place", [0, 8])
+def test_attention_can_stand_elsewhere_or_nowhere(place):
+    game = create("sagan", num_classes=None, attention_resolution=place, **TINY)
     layers = [game.generator.attention, game.discriminator.attention]
-    assert (layers == [None, None]) == (attention == 0)
+    assert (layers == [None, None]) == (place == 0)
     assert game.discriminator(game.generator(torch.randn(2, 6))).shape == (2,)
 
 
@@ -255,3 +234,17 @@ def test_refuses_what_it_is_not_made_for():
         plain.generator(z[:, :5])
     with pytest.raises(ValueError, match=r"images: expected \(B, 1, 32, 32\), got \(2, 3, 32, 32\)"):
         plain.discriminator(torch.zeros(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_trains_resumes_and_is_sampled(tmp_path, num_classes):
+    assert_trains_and_resumes(lambda: create("sagan", num_classes=num_classes, **TINY), ToyImages(1, 32), tmp_path)
+
+
+@pytest.mark.interpreter
+def test_a_step_is_the_same_in_all_backends(monkeypatch):
+    # Two blocks: an interpreted program costs milliseconds.
+    monkeypatch.setattr(sagan, "RESOLUTIONS", (16,))
+    game = create("sagan", num_classes=2, **{**TINY, "resolution": 16, "width": 1, "attention_resolution": 8})
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert_backends_agree(game, Batch(images, torch.tensor([0, 1])))

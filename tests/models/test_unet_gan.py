@@ -10,6 +10,7 @@ from ganfuse.engine.schedules import Progress
 from ganfuse.models import biggan, create, unet_gan, unet_gan_networks
 from ganfuse.models.unet_gan_networks import decoder_widths
 from tests.models import step_checks
+from tests.models.plain_layers import conv, count, doubled, weight
 from tests.models.step_checks import ToyImages, assert_backends_agree, assert_trains_and_resumes
 
 F64 = torch.float64
@@ -27,10 +28,6 @@ def game_of(num_classes: int | None = None, **options: object) -> nn.Module:
     return game.train()
 
 
-def parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 @pytest.mark.parametrize(("resolution", "millions"), [(128, 31.48), (256, 44.07), (64, None)])
 def test_parameter_counts_and_shapes(resolution, millions):
     with torch.device("meta"):
@@ -41,7 +38,7 @@ def test_parameter_counts_and_shapes(resolution, millions):
     assert pixels.shape == (2, 1, resolution, resolution)
     assert logits.shape == (2,)
     if millions is not None:
-        assert round(parameters(game.discriminator) / 1e6, 2) == millions
+        assert round(count(game.discriminator) / 1e6, 2) == millions
 
 
 def test_widths_of_the_published_decoders():
@@ -50,15 +47,6 @@ def test_widths_of_the_published_decoders():
         [1024, 1024, 1024, 512, 256, 128],
         [512, 512, 256, 128, 64, 64],
     )
-
-
-def weight(layer: nn.Module) -> Tensor:
-    w = layer.weight_orig
-    return w / (layer.weight_u @ w.flatten(1) @ layer.weight_v)
-
-
-def conv(layer: nn.Module, x: Tensor) -> Tensor:
-    return F.conv2d(x, weight(layer), layer.bias, padding=layer.padding)
 
 
 def plain_discriminator(net: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -72,9 +60,9 @@ def plain_discriminator(net: nn.Module, images: Tensor, labels: Tensor | None) -
     logits = features @ weight(net.linear)[0] + net.linear.bias
     for index, block in enumerate(net.decoder):
         x = h if index == 0 else torch.cat([h, maps[len(maps) - 1 - index]], 1)
-        up = torch.relu(x).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        up = doubled(torch.relu(x))
         h = conv(block.conv2, torch.relu(conv(block.conv1, up)))
-        h = h + conv(block.conv_sc, x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        h = h + conv(block.conv_sc, doubled(x))
     pixels = F.conv2d(h, net.output_conv.weight, net.output_conv.bias)
     if labels is not None:
         logits = logits + (weight(net.embedding)[labels] * features).sum(1)
