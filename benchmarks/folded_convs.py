@@ -32,9 +32,11 @@ from benchmarks.timing import Call, make_timer, measure
 from ganfuse.engine.layers import Conv2dDownsample, UpsampleConv2d
 from ganfuse.kernels.resampled_conv2d.choice import folds
 from ganfuse.models.blocks import DownBlock, UpBlock
+from ganfuse.models.layer_factory import LayerFactory
 
 RESULTS = Path(__file__).resolve().parent / "results" / "new"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_LAYERS = LayerFactory(spectral=False)
 _RESAMPLED = (UpsampleConv2d, Conv2dDownsample)
 
 
@@ -83,9 +85,9 @@ def make(case: Case, device: torch.device) -> nn.Module:
         if case.layout == "channels_last":
             layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif case.way == "up":
-        layer = UpBlock(case.inputs, case.outputs, num_classes=None, spectral=False)
+        layer = UpBlock(case.inputs, case.outputs, norm=_LAYERS.batch_norm, layers=_LAYERS)
     else:
-        layer = DownBlock(case.inputs, case.outputs, preactivation=case.inputs != 3, spectral=False)
+        layer = DownBlock(case.inputs, case.outputs, preactivation=case.inputs != 3, layers=_LAYERS)
     return layer.to(device)
 
 

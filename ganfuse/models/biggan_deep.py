@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ganfuse.models.biggan import GENERATOR_WIDTHS, RESOLUTIONS, layers_of
 from ganfuse.models.biggan_game import BigGANGame
-from ganfuse.models.blocks import upsample_nearest
 from ganfuse.models.checks import check_attention, check_classes, check_positive, check_resolution
 from ganfuse.models.layer_factory import LayerFactory
 from ganfuse.models.registry import register_model
@@ -60,21 +59,21 @@ class BottleneckUpBlock(nn.Module):
         hidden = max(inputs // 4, 1)
         self.outputs = outputs
         self.upsample = upsample
+        second = layers.upsample_conv2d if upsample else layers.conv2d
         self.bn1, self.conv1 = norm(inputs), layers.conv2d(inputs, hidden, 1)
-        self.bn2, self.conv2 = norm(hidden), layers.conv2d(hidden, hidden, 3)
+        self.bn2, self.conv2 = norm(hidden), second(hidden, hidden, 3)
         self.bn3, self.conv3 = norm(hidden), layers.conv2d(hidden, hidden, 3)
         self.bn4, self.conv4 = norm(hidden), layers.conv2d(hidden, outputs, 1)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, inputs, H, W) → (B, outputs, H, W), or twice the size with `upsample`."""
         given = () if condition is None else (condition,)
-        h: Tensor = self.bn2(self.conv1(self.bn1(x, *given)), *given)
-        shortcut = x[:, : self.outputs]
-        if self.upsample:
-            h, shortcut = upsample_nearest(h), upsample_nearest(shortcut)
-        h = self.conv3(self.bn3(self.conv2(h), *given))
+        h: Tensor = self.conv1(self.bn1(x, *given))
+        h = self.conv2(self.bn2(h, *given))
+        h = self.conv3(self.bn3(h, *given))
         h = self.conv4(self.bn4(h, *given))
-        return h + shortcut
+        shortcut = x[:, : self.outputs]
+        return h + (F.interpolate(shortcut, scale_factor=2.0, mode="nearest") if self.upsample else shortcut)
 
 
 class BottleneckDownBlock(nn.Module):

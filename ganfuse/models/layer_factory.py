@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganfuse.engine.layers import BatchNormAct2d, ConditionalBatchNorm2d, SelfAttention2d, spectral_norm
+from ganfuse.engine.layers import (
+    BatchNormAct2d,
+    ConditionalBatchNorm2d,
+    Conv2dDownsample,
+    SelfAttention2d,
+    UpsampleConv2d,
+    spectral_norm,
+)
 
 __all__ = ["LayerFactory", "orthogonal_"]
 
@@ -46,15 +53,19 @@ class LayerFactory:
 
         In this layout a training step of SAGAN is 1.3 times as fast on a CPU, and GPUs want it for their tensor cores.
         """
-        conv = nn.Conv2d(inputs, outputs, kernel_size, stride, padding=(kernel_size - 1) // 2)
-        conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self._begun(conv)
+        return self._convolution(nn.Conv2d(inputs, outputs, kernel_size, stride, padding=(kernel_size - 1) // 2))
+
+    def upsample_conv2d(self, inputs: int, outputs: int, kernel_size: int) -> UpsampleConv2d:
+        """A convolution behind a ×2 nearest upsampling."""
+        return self._convolution(UpsampleConv2d(inputs, outputs, kernel_size))
+
+    def conv2d_downsample(self, inputs: int, outputs: int, kernel_size: int) -> Conv2dDownsample:
+        """A convolution in front of a 2×2 mean."""
+        return self._convolution(Conv2dDownsample(inputs, outputs, kernel_size))
 
     def conv_transpose2d(self, inputs: int, outputs: int) -> nn.ConvTranspose2d:
         """A transposed convolution, 4×4 with stride 2, that doubles the size."""
-        conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-        conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self._begun(conv)
+        return self._convolution(nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1))
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
         """A linear layer."""
@@ -96,6 +107,10 @@ class LayerFactory:
     def activate(self, x: Tensor, *, inplace: bool = False) -> Tensor:
         """The activation alone."""
         return F.relu(x, inplace) if self.activation == "relu" else F.leaky_relu(x, _SLOPE, inplace)
+
+    def _convolution(self, conv: ModuleT) -> ModuleT:
+        conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._begun(conv)
 
     def _begun(self, layer: ModuleT, *, spectral: bool = True) -> ModuleT:
         self.init(layer.get_parameter("weight"))

@@ -1,13 +1,17 @@
 """Residual blocks against figure 14 of Miyato & Koyama 2018, step by step at the resolutions that it names."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganfuse.models.blocks import DownBlock, UpBlock
+from ganfuse.models.layer_factory import LayerFactory
 
 F64 = torch.float64
+PLAIN = LayerFactory(spectral=False)
 
 
 def _up(block, x, labels):
@@ -45,7 +49,7 @@ def _same_to_second_order(block, formula, x, *labels):
 @pytest.mark.parametrize("side", [4, 8])
 @pytest.mark.parametrize("num_classes", [None, 3])
 def test_up(side, num_classes):
-    block = UpBlock(4, 3, num_classes=num_classes, spectral=False).double()
+    block = UpBlock(4, 3, norm=partial(PLAIN.batch_norm, num_classes=num_classes), layers=PLAIN).double()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     x = torch.randn(2, 4, side, side, dtype=F64, requires_grad=True)
@@ -57,7 +61,7 @@ def test_up(side, num_classes):
 @pytest.mark.parametrize("options", [{}, {"preactivation": False}, {"downsample": False}], ids=str)
 @pytest.mark.parametrize("outputs", [3, 5])
 def test_down(side, options, outputs):
-    block = DownBlock(3, outputs, spectral=False, **options).double()
+    block = DownBlock(3, outputs, layers=PLAIN, **options).double()
     _same_to_second_order(
         block, lambda x: _down(block, x), torch.randn(2, 3, side, side, dtype=F64, requires_grad=True)
     )
@@ -83,8 +87,8 @@ def test_work():
     """16 of 36 multiply-adds per pixel of the low resolution, and one of four."""
     c, pixels = 4, 2 * 8 * 8
     for block, x in (
-        (UpBlock(c, c, num_classes=None, spectral=False), torch.randn(2, c, 8, 8)),
-        (DownBlock(c, c, spectral=False), torch.randn(2, c, 16, 16)),
+        (UpBlock(c, c, norm=PLAIN.batch_norm, layers=PLAIN), torch.randn(2, c, 8, 8)),
+        (DownBlock(c, c, layers=PLAIN), torch.randn(2, c, 16, 16)),
     ):
         with Products() as work:
             block(x)
