@@ -9,7 +9,8 @@ otherwise. `benchmarks/plain_biggan.py` has the plain form. Both are timed in fl
 channels_last; all four take turns, round after round, and ratios are medians over rounds. First both must agree: losses
 and gradients in float64 from the same weights; without that there is no time.
 
-bfloat16 pays on CPUs that multiply in it (AMX, AVX512-BF16); the file says which of them this one has.
+bfloat16 pays on CPUs that multiply in it (AMX, AVX512-BF16); where there is none of that it is left out, unless it is
+asked for (--bfloat16), and the file says what the CPU has.
 """
 
 import argparse
@@ -60,10 +61,11 @@ def make_game(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> B
     return game.to(args.device, dtype).train()
 
 
-def make_batch(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> Batch:
+def make_batch(args: argparse.Namespace, dtype: torch.dtype = torch.float32, size: int | None = None) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    images = torch.rand(args.batch, 3, args.resolution, args.resolution, generator=generator) * 2 - 1
-    labels = torch.arange(args.batch) % CLASSES
+    size = args.batch if size is None else size
+    images = torch.rand(size, 3, args.resolution, args.resolution, generator=generator) * 2 - 1
+    labels = torch.arange(size) % CLASSES
     return Batch(images.to(args.device, dtype), labels.to(args.device))
 
 
@@ -76,8 +78,8 @@ def draws_of(game: BigGANGame, n: int) -> tuple[Tensor, Tensor]:
 
 
 def disagreement(args: argparse.Namespace) -> dict[str, float]:
-    """How far losses and gradients in float64 are apart, relative to the plain ones: of each player's turn."""
-    game, batch = make_game(args, torch.float64), make_batch(args, torch.float64)
+    """How far losses and gradients in float64 are apart, relative to the plain ones, by player; on 4 images."""
+    game, batch = make_game(args, torch.float64), make_batch(args, torch.float64, min(args.batch, 4))
     plain = PlainTraining(game.generator, game.discriminator)  # type: ignore[arg-type]
     plain.generator.double(), plain.discriminator.double()
     z, labels = draws_of(game, len(batch))
@@ -157,7 +159,7 @@ def measure_turns(args: argparse.Namespace) -> dict[str, Any]:
     if not max(row["disagreement"].values()) <= TOLERANCE:
         return row | {"wrong": True}
     calls = {}
-    for precision in PRECISIONS:
+    for precision in PRECISIONS if args.bfloat16 else ("float32",):
         calls[f"plain {precision}"] = plain_call(args, precision)
         calls[f"ganfuse {precision}"] = our_call(args, precision)
     timings = measure(calls, make_timer(torch.device(args.device)), rounds=args.rounds, seconds=args.seconds)
@@ -200,6 +202,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument(
+        "--bfloat16", action=argparse.BooleanOptionalAction, help="default: where the hardware multiplies in it"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of a CPU. 1 (default): CPU time; more: wall time")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.5, help="that one form gets in one round, one turn at least")
@@ -211,6 +216,8 @@ def main(argv: list[str] | None = None) -> int:
         print(report([row for row in records.read(args.report) if row["kind"] == "row"]))
         return 0
     device = torch.device(args.device)
+    if args.bfloat16 is None:
+        args.bfloat16 = device.type != "cpu" or any(name.endswith("bf16") for name in instructions())
     if device.type == "cpu":
         torch.set_num_threads(args.threads)
     about = records.header("biggan-turn", device, "python -m benchmarks.biggan_turn")

@@ -1,6 +1,20 @@
 from benchmarks import biggan_turn, plain_biggan, records
 
-TINY = ["--device", "cpu", "--resolution", "32", "--width", "1", "--batch", "2", "--rounds", "2", "--seconds", "0"]
+TINY = [
+    "--device",
+    "cpu",
+    "--resolution",
+    "32",
+    "--width",
+    "1",
+    "--batch",
+    "2",
+    "--rounds",
+    "2",
+    "--seconds",
+    "0",
+    "--bfloat16",
+]
 
 
 def test_agrees_measures_and_reports(tmp_path, capsys):
