@@ -45,11 +45,11 @@ lint: $(VENV)/.installed
 # Interpreted and compiled kernels need different processes: Triton reads TRITON_INTERPRET when it is imported.
 test: lint
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not interpreter and not gpu"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreter and not slow and not gpu" tests/kernels
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreter and not slow and not gpu" tests/kernels tests/models
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not interpreter and not gpu"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and interpreter and not gpu" tests/kernels
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and interpreter and not gpu" tests/kernels tests/models
 
 # With the python3 that is there and its PyTorch; installs nothing.
 gpu:
@@ -58,6 +58,7 @@ gpu:
 	PYTHONPATH=. $(PYTHON) benchmarks/attention.py --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/norms.py --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/folded_convs.py --device cuda --out "$(OUT)"
+	PYTHONPATH=. $(PYTHON) -m benchmarks.biggan_turn --device cuda --out "$(OUT)/biggan-turn-cuda.jsonl"
 	PYTHONPATH=. $(PYTHON) benchmarks/spectral_norm.py --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/resampling.py --device cuda --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/modulated_conv.py --device cuda --out "$(OUT)"
