@@ -1,12 +1,12 @@
 import copy
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganfuse.engine.game import Batch
+from ganfuse.engine.game import Batch, Game
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
 from ganfuse.models import biggan, biggan_game, create
@@ -30,6 +30,13 @@ F64 = torch.float64
 TINY = {"resolution": 32, "width": 2, "channels": 1, "latent_dim": 8, "shared_features": 3, "attention_resolution": 16}
 
 
+@cache
+def published(resolution: int) -> Game:
+    """The paper's model, without storage."""
+    with torch.device("meta"):
+        return create("biggan", resolution=resolution)
+
+
 @pytest.mark.parametrize(("resolution", "generator", "discriminator", "latents"), [
     (32, None, None, 80),
     (64, None, None, 100),
@@ -38,8 +45,8 @@ TINY = {"resolution": 32, "width": 2, "channels": 1, "latent_dim": 8, "shared_fe
     (512, 82_468_068, 99_401_282, 160),
 ])  # fmt: skip
 def test_parameter_counts_and_shapes(resolution, generator, discriminator, latents):
+    game = published(resolution)
     with torch.device("meta"):
-        game = create("biggan", resolution=resolution)
         labels = torch.zeros(2, dtype=torch.int64)
         images = game.generator(torch.empty(2, latents), labels)
         logits = game.discriminator(images, labels)
@@ -51,8 +58,7 @@ def test_parameter_counts_and_shapes(resolution, generator, discriminator, laten
 
 def test_spectrally_normalised_weights_of_the_published_model():
     """41 in the generator, 23 in the discriminator; the shared embedding is not among them."""
-    with torch.device("meta"):
-        game = create("biggan")
+    game = published(128)
     counts = [
         sum(n.endswith("weight_orig") for n, _ in m.named_parameters()) for m in (game.generator, game.discriminator)
     ]
@@ -101,8 +107,7 @@ def test_equals_plain_pytorch_with_its_condition_vector_per_block(num_classes):
 
 
 def test_recipe_of_the_paper():
-    with torch.device("meta"):
-        game = create("biggan", resolution=32)
+    game = published(32)
     optimizers = {player.name: player.optimizer for player in game.players()}
     assert optimizers["discriminator"] == Adam(2e-4, (0.0, 0.999), eps=1e-6)
     built = optimizers["generator"]([torch.zeros(2, requires_grad=True)])
@@ -110,10 +115,8 @@ def test_recipe_of_the_paper():
     (target,) = game.ema_targets()
     assert (target.module, target.decay, target.warmup, target.start) == ("generator", 0.9999, False, 20_000)
     assert [(turn.name, turn.repeats) for turn in game.turns()] == [("discriminator", 2), ("generator", 1)]
-    with torch.device("meta"):
-        assert {p.name: p.optimizer for p in create("biggan", orthogonal=0.0).players()}["generator"] == Adam(
-            5e-5, (0.0, 0.999), eps=1e-6
-        )
+    unregularised = create("biggan", orthogonal=0.0, **TINY)
+    assert {p.name: p.optimizer for p in unregularised.players()}["generator"] == Adam(5e-5, (0.0, 0.999), eps=1e-6)
 
 
 def test_weights_begin_orthogonal():

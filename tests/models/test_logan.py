@@ -15,7 +15,15 @@ from tests.models.step_checks import ToyImages, assert_backends_agree, assert_tr
 
 F64 = torch.float64
 SMALL = {"base": "sn-cnn", "resolution": 32, "width": 2, "channels": 1, "latent_dim": 6}
-DEEP = {"resolution": 32, "width": 2, "channels": 1, "latent_dim": 6, "shared_features": 3, "attention_resolution": 16}
+DEEP = {
+    "discriminator_steps": 1,
+    "resolution": 32,
+    "width": 2,
+    "channels": 1,
+    "latent_dim": 6,
+    "shared_features": 3,
+    "attention_resolution": 16,
+}
 
 
 class TinyGenerator(nn.Module):
