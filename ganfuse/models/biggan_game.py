@@ -125,7 +125,7 @@ class BigGANGame(AdversarialGame):
         rng: torch.Generator | None = None,
         batch_size: int | None = None,
         truncation: float | None = None,
-        standing_statistics: int | None = None,
+        standing_statistics: int = 0,
     ) -> Tensor:
         """See `Game.sample`.
 
@@ -134,14 +134,12 @@ class BigGANGame(AdversarialGame):
             batch_size: bounds the memory; the samples do not depend on it.
             truncation: largest magnitude of a latent, see `ganfuse.models.truncation`; None: not truncated.
             standing_statistics: how many batches of 64 are drawn first for the statistics of batch normalisation; 0:
-                those of training. None: 16 if truncated, since the statistics of training do not fit such latents, else
-                0. The game is afterwards as it was before.
+                those of training, which do not fit truncated latents; BigGAN's authors take 16. The game is afterwards
+                as it was before.
 
         Raises:
             ValueError: names the argument.
         """
-        if standing_statistics is None:
-            standing_statistics = 0 if truncation is None else STANDING_BATCHES
         narrower = nullcontext() if truncation is None else self.truncated(truncation)
         with narrower, nullcontext() if standing_statistics == 0 else self.standing_statistics(standing_statistics):
             return super().sample(n, labels=labels, rng=rng, batch_size=batch_size)

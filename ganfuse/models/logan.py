@@ -183,7 +183,7 @@ class LOGANGame(BigGANGame):
         rng: torch.Generator | None = None,
         batch_size: int | None = None,
         truncation: float | None = None,
-        standing_statistics: int | None = None,
+        standing_statistics: int = 0,
         optimised: bool = False,
     ) -> Tensor:
         """See `BigGANGame.sample`.
