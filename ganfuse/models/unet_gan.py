@@ -7,13 +7,14 @@ For the networks see `ganfuse.models.unet_gan_networks`. The discriminator has 3
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganfuse.engine.game import Batch
+from ganfuse.engine.game import Batch, Turn
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.regularizers import consistency, cutmix_mask
 from ganfuse.engine.schedules import Progress
@@ -75,6 +76,11 @@ class UNetGANGame(BigGANGame):
         self.warmup_epochs = warmup_epochs
         self.consistency_weight = consistency_weight
         self.warmth = 1.0 if warmup_epochs == 0 else 0.0
+
+    def turns(self) -> Sequence[Turn]:
+        # A coin decides what the discriminator sees, or a number that changes from step to step is part of its loss.
+        still = self.cutmix == "none" or (self.cutmix == "always" and self.warmup_epochs == 0)
+        return [replace(t, capturable=t.capturable and (still or t.name != "discriminator")) for t in super().turns()]
 
     def before_step(self, progress: Progress) -> None:
         """How far the warm-up is, from 0 to 1."""

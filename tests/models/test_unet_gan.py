@@ -195,6 +195,14 @@ def test_schedules():
     assert game_of(cutmix="none")._mixes(Noise()) is False
 
 
+@pytest.mark.parametrize(("cutmix", "warmup", "capturable"), [
+    ("batches", 0.0, False), ("always", 1.0, False), ("always", 0.0, True), ("none", 1.0, True),
+])  # fmt: skip
+def test_what_changes_between_steps_is_not_captured(cutmix, warmup, capturable):
+    turns = {turn.name: turn.capturable for turn in game_of(cutmix=cutmix, warmup_epochs=warmup).turns()}
+    assert turns == {"discriminator": capturable, "generator": True}
+
+
 def test_recipe_of_the_paper():
     with torch.device("meta"):
         game = create("unet-gan", resolution=32)
