@@ -45,11 +45,11 @@ lint: $(VENV)/.installed
 # Interpreted and compiled kernels need different processes: Triton reads TRITON_INTERPRET when it is imported.
 test: lint
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not interpreter and not gpu"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreter and not slow and not gpu" tests/kernels tests/models
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreter and not slow and not gpu" tests/kernels tests/models tests/engine/layers
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not interpreter and not gpu"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and interpreter and not gpu" tests/kernels tests/models
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and interpreter and not gpu" tests/kernels tests/models tests/engine/layers
 
 # With the python3 that is there and its PyTorch; installs nothing.
 gpu:

@@ -121,6 +121,7 @@ class BatchSource:
         self._shard = shard or Shard()
         self._prefetch = prefetch
         self._iterator: Iterator[dict[str, Tensor]] | None = None
+        self._loading: Any = None
         self._reading = 0
 
     def next(self, batch_size: int, noise: Noise) -> Batch:
@@ -134,6 +135,7 @@ class BatchSource:
                 f"batch_size: {batch_size} images cannot be divided among {self._shard.count} processes equally"
             )
         if self._iterator is None or self._reading != batch_size:
+            self.close()
             self._iterator = self._read(batch_size)
             self._reading = batch_size
         tensors = next(self._iterator)
@@ -142,7 +144,12 @@ class BatchSource:
 
     def close(self) -> None:
         """Ends the workers. The next draw starts new ones at the place reached."""
-        self._iterator = None
+        # Not left to the garbage collector: while a dead worker is on PyTorch's list, the end of any other process
+        # makes its signal handler raise, and the traceback of an error keeps the iterator alive.
+        end_workers = getattr(self._loading, "_shutdown_workers", None)
+        self._iterator = self._loading = None
+        if end_workers is not None:
+            end_workers()
 
     def _on_device(self, tensors: dict[str, Tensor], noise: Noise) -> Batch:
         entries = {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
@@ -173,7 +180,8 @@ class BatchSource:
             # Without a generator of its own the loader would draw a seed from the global one, and so disturb the run.
             generator=torch.Generator(),
         )
-        return _ahead(iter(loader), self._device) if self._prefetch else iter(loader)
+        self._loading = iter(loader)
+        return _ahead(self._loading, self._device) if self._prefetch else self._loading
 
 
 class _Domains:
@@ -238,11 +246,13 @@ def dead_workers_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        cause: BaseException | None = error
-        while cause is not None and "DataLoader worker" not in str(cause):
-            cause = cause.__cause__
-        if cause is None:
+        chain: list[BaseException] = [error]
+        while chain[-1].__cause__ is not None:
+            chain.append(chain[-1].__cause__)
+        found = [link for link in chain if "DataLoader worker" in str(link)]
+        if not found:
             raise
+        cause = found[-1]
         raise RuntimeError(
             f"data: a process that reads images has died ({cause}); too little memory is a common reason (fewer "
             "workers need less), and with workers=0 an error in the data set shows itself"

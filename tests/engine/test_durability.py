@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import subprocess
+import sys
 import time
 
 import pytest
@@ -80,7 +81,7 @@ def test_full_disk(small_disk):
     filled = []
 
     def fill(trainer):
-        if trainer.step == 4 and not filled:
+        if trainer.step == 5 and not filled:
             free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
             ballast.write_bytes(b"0" * (free - 8192))
             filled.append(True)
@@ -105,12 +106,27 @@ class Deadly(ToyData):
         return super().__getitem__(index)
 
 
+SCRIPT = """
+import sys
+from ganfuse.engine import Trainer
+from tests.engine.test_durability import Deadly
+from tests.engine.toys import toy_game
+
+Trainer(
+    toy_game(), Deadly(), out=sys.argv[1], steps=20, batch_size=4, workers=1, progress=False, checkpoint_every=1
+).fit()
+"""
+
+
 def test_dead_worker(tmp_path):
-    trainer = Trainer(
-        toy_game(), Deadly(), out=tmp_path, steps=20, batch_size=4, workers=1, progress=False, checkpoint_every=1
-    )
-    with pytest.raises(RuntimeError, match=r"data: a process that reads images has died .*workers=0"):
-        trainer.fit()
+    """In a process of its own: PyTorch reports the death from a signal handler."""
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("RuntimeError: data: a process that reads images has died (DataLoader worker")
+    assert "workers=0" in last
     saved = list_checkpoints(tmp_path / "checkpoints")
     assert all(checkpoint.read_state()["step"] == checkpoint.step for checkpoint in saved)
 
