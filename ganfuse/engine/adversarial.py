@@ -16,6 +16,7 @@ from ganfuse.engine.losses import AdversarialLoss, adversarial_loss
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
 from ganfuse.engine.precision import at_least_float32
+from ganfuse.engine.replay_pool import ReplayPool
 from ganfuse.engine.schedules import Progress, Schedule
 
 __all__ = ["AdversarialGame"]
@@ -57,6 +58,8 @@ class AdversarialGame(Game):
             (Zhao et al. 2020, arXiv 2006.10738) or "ada" (Karras et al. 2020, arXiv 2006.06676), whose probability
             adapts to how far the discriminator overfits.
         generator_schedule, discriminator_schedule: factors of the learning rates, see `ganfuse.engine.schedules`.
+        replay: a pool of earlier images (`labelled` if there are classes), in which the discriminator sees generated
+            images, see `ReplayPool`; None: it sees those of the present generator.
         name, config: see `Game`.
 
     Raises:
@@ -87,6 +90,7 @@ class AdversarialGame(Game):
         penalty_interval: int = 1,
         weight_decay: float = 0.0,
         augment: str | None = None,
+        replay: ReplayPool | None = None,
         generator_schedule: Schedule | None = None,
         discriminator_schedule: Schedule | None = None,
         name: str = "adversarial",
@@ -121,6 +125,9 @@ class AdversarialGame(Game):
         self.latent_shape = _latent_shape(latent_dim, generator)
         self.latent = latent
         self.num_classes = num_classes
+        if replay is not None and (replay.labels is None) != (num_classes is None):
+            raise ValueError("replay: the pool must be labelled if, and only if, the game has classes")
+        self.replay = replay
         self.concatenate = concatenate
         self.same_spectral_norms = same_spectral_norms
         self.discriminator_steps = discriminator_steps
@@ -150,6 +157,8 @@ class AdversarialGame(Game):
                 self.discriminator_loss,
                 repeats=self.discriminator_steps,
                 second_order=penalised and not self._lazy,
+                # What the pool holds decides what it gives back.
+                capturable=self.replay is None,
             ),
             Turn("generator", self.generator_loss),
         ]
@@ -169,13 +178,7 @@ class AdversarialGame(Game):
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """The discriminator's turn. Generated images are constants; their labels are independent of the real ones."""
-        with torch.no_grad():
-            fake_labels = self.draw_labels(len(batch), noise)
-            fakes = self.generate(self.draw_latents(len(batch), noise), fake_labels)
-        if fakes.shape != batch.images.shape:
-            raise ValueError(
-                f"generator: its images have shape {tuple(fakes.shape)}, those of the data {tuple(batch.images.shape)}"
-            )
+        fakes, fake_labels = self.fakes_to_judge(batch, noise)
         real_labels = None if fake_labels is None else self._real_labels(batch)
         if self.concatenate:
             labels = None if real_labels is None or fake_labels is None else torch.cat([real_labels, fake_labels])
@@ -193,11 +196,33 @@ class AdversarialGame(Game):
             "real_logits": at_least_float32(real_logits.detach()).mean(),
             "fake_logits": at_least_float32(fake_logits.detach()).mean(),
         }
-        if any(self.penalties.values()) and not self._lazy:
-            penalties = self._penalties(batch.images, real_labels, fakes, fake_labels, noise)
-            values["loss"] = values["loss"] + sum(penalties.values())
-            values |= {key: value.detach() for key, value in penalties.items()}
-        return values
+        return self.with_penalties(values, batch, fakes, fake_labels, noise)
+
+    def with_penalties(
+        self, values: dict[str, Tensor], batch: Batch, fakes: Tensor, fake_labels: Tensor | None, noise: Noise
+    ) -> dict[str, Tensor]:
+        """The values of the discriminator's turn and the gradient penalties, unless those have a turn of their own."""
+        if not any(self.penalties.values()) or self._lazy:
+            return values
+        real_labels = None if fake_labels is None else self._real_labels(batch)
+        penalties = self._penalties(batch.images, real_labels, fakes, fake_labels, noise)
+        logged = {key: value.detach() for key, value in penalties.items()}
+        return {**values, "loss": values["loss"] + sum(penalties.values()), **logged}
+
+    def fakes_to_judge(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor | None]:
+        """What the discriminator's turn takes for generated images, as many as real ones, without gradients."""
+        with torch.no_grad():
+            fake_labels = self.draw_labels(len(batch), noise)
+            fakes = self.generate(self.draw_latents(len(batch), noise), fake_labels)
+        if fakes.shape != batch.images.shape:
+            raise ValueError(
+                f"generator: its images have shape {tuple(fakes.shape)}, those of the data {tuple(batch.images.shape)}"
+            )
+        if self.replay is None:
+            return fakes, fake_labels
+        if fake_labels is None:
+            return self.replay.exchange(fakes, noise), None
+        return self.replay.exchange_labelled(fakes, fake_labels, noise)
 
     def penalty_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """The gradient penalties alone, times `penalty_interval`: the turn that is played at every so many-th step."""

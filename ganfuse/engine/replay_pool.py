@@ -19,21 +19,25 @@ class ReplayPool(nn.Module):
     Args:
         capacity: images that it holds (CycleGAN: 50); 0 gives back what comes.
         shape: of an image, (C, H, W).
+        labelled: hold a label with each image; then only `exchange_labelled` may be called.
 
     Attributes:
         images: (capacity, C, H, W).
+        labels: int64 (capacity,), or None.
         filled: how many of them hold an image.
     """
 
     images: Tensor
+    labels: Tensor | None
     filled: Tensor
 
-    def __init__(self, capacity: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, capacity: int, shape: tuple[int, int, int], *, labelled: bool = False) -> None:
         super().__init__()
         if capacity < 0:
             raise ValueError(f"capacity: expected a number of images of at least 0, got {capacity}")
         self.capacity = capacity
         self.register_buffer("images", torch.zeros(capacity, *shape))
+        self.register_buffer("labels", torch.zeros(capacity, dtype=torch.int64) if labelled else None)
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -45,29 +49,50 @@ class ReplayPool(nn.Module):
             noise: of the turn.
 
         Raises:
-            ValueError: images of another shape than the pool was made for.
+            ValueError: images of another shape than the pool was made for, or a pool of labelled images.
         """
+        if self.labels is not None:
+            raise ValueError("images: the pool holds labelled images; exchange_labelled takes them with their labels")
+        return self._exchange(images, None, noise)[0]
+
+    @torch.no_grad()
+    def exchange_labelled(self, images: Tensor, labels: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """The same, each image with its label, int64 (B,).
+
+        Raises:
+            ValueError: images of another shape than the pool was made for, or a pool without labels.
+        """
+        if self.labels is None:
+            raise ValueError("labels: the pool was made without labelled=True")
+        return self._exchange(images, labels, noise)
+
+    def _exchange(self, images: Tensor, labels: Tensor | None, noise: Noise) -> tuple[Tensor, Tensor]:
         if images.shape[1:] != self.images.shape[1:]:
             raise ValueError(
                 f"images: the pool holds images of shape {tuple(self.images.shape[1:])}, got {tuple(images.shape[1:])}"
             )
         images = images.detach()
+        shown = torch.zeros(len(images), dtype=torch.int64, device=images.device) if labels is None else labels
         if self.capacity == 0:
-            return images
+            return images, shown
+        images, shown = images.clone(), shown.clone()
         # A draw for each image whatever happens to it, so that the draws of later images do not depend on the pool.
         swapped = (noise.uniform(len(images)) < 0.5).tolist()
         places = noise.integers(self.capacity, len(images)).tolist()
         filled = int(self.filled)
-        shown = []
-        for image, swap, place in zip(images, swapped, places):
+        for index, (swap, place) in enumerate(zip(swapped, places)):
             if filled < self.capacity:
-                self.images[filled] = image.to(self.images.dtype)
+                self.images[filled] = images[index].to(self.images.dtype)
+                if self.labels is not None:
+                    self.labels[filled] = shown[index]
                 filled += 1
-                shown.append(image)
             elif swap:
-                shown.append(self.images[place].to(image.dtype, copy=True))
-                self.images[place] = image.to(self.images.dtype)
-            else:
-                shown.append(image)
+                older = self.images[place].to(images.dtype, copy=True)
+                self.images[place] = images[index].to(self.images.dtype)
+                images[index] = older
+                if self.labels is not None:
+                    label = self.labels[place].clone()
+                    self.labels[place] = shown[index]
+                    shown[index] = label
         self.filled.fill_(filled)
-        return torch.stack(shown)
+        return images, shown

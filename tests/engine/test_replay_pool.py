@@ -78,3 +78,21 @@ def test_bad_arguments():
         ReplayPool(-1, (1, 2, 2))
     with pytest.raises(ValueError, match=r"the pool holds images of shape \(1, 2, 2\), got \(3, 2, 2\)"):
         ReplayPool(3, (1, 2, 2)).exchange(torch.zeros(1, 3, 2, 2), Noise())
+
+
+def test_labels_go_with_their_images():
+    pool, noise = ReplayPool(4, (1, 2, 2), labelled=True), Noise(torch.Generator().manual_seed(0))
+    older = 0
+    for start in range(0, 60, 6):
+        numbers = torch.arange(start, start + 6)
+        images, labels = pool.exchange_labelled(numbered(*numbers.tolist()), numbers, noise)
+        assert values(images) == labels.tolist()
+        assert values(pool.images) == pool.labels.tolist()
+        older += int((labels < start).sum())
+    assert older > 10
+    assert "labels" in pool.state_dict()
+    assert "labels" not in ReplayPool(4, (1, 2, 2)).state_dict()
+    with pytest.raises(ValueError, match="exchange_labelled"):
+        pool.exchange(numbered(1), noise)
+    with pytest.raises(ValueError, match="labelled=True"):
+        ReplayPool(4, (1, 2, 2)).exchange_labelled(numbered(1), torch.zeros(1, dtype=torch.int64), noise)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -51,13 +52,17 @@ def play(game: Game, batch: Batch, *, penalty: bool = False) -> Step:
     Args:
         penalty: also the gradients of an R1 penalty, so that second derivatives through the discriminator count.
     """
+    # Dropout draws from the global generator.
+    torch.manual_seed(0)
     found: Step = {}
     for turn in game.turns():
         values = turn.loss(batch, Noise(torch.Generator().manual_seed(0)))
-        mine = next(player for player in game.players() if player.name == turn.player).parameters(game)
-        gradients = torch.autograd.grad(values["loss"], mine, allow_unused=True)
+        for name in turn.players:
+            mine = next(player for player in game.players() if player.name == name).parameters(game)
+            loss = values["loss"] if "loss" in values else values[f"loss/{name}"]
+            gradients = torch.autograd.grad(loss, mine, allow_unused=True, retain_graph=True)
+            found |= {f"{turn.name}/{name}/gradient {i}": g for i, g in enumerate(gradients) if g is not None}
         found |= {f"{turn.name}/{key}": value.detach() for key, value in values.items()}
-        found |= {f"{turn.name}/gradient {i}": g for i, g in enumerate(gradients) if g is not None}
     if penalty:
         images = batch.images.clone().requires_grad_()
         logits = game.discriminate(images, batch.labels if game.num_classes else None)  # type: ignore[attr-defined]
@@ -79,7 +84,8 @@ def assert_same(ours: Step, expected: Step, *, rtol: float = 1e-6, atol: float =
 def assert_backends_agree(game: Game, batch: Batch, *, penalty: bool = True) -> None:
     """One whole step in Triton, under its interpreter, is one in plain PyTorch, in float64."""
     unsettle(game.double().train())
-    batch = Batch(batch.images.double(), batch.labels)
+    present = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
+    batch = Batch(**{k: v.double() if v is not None and v.is_floating_point() else v for k, v in present.items()})
     results = []
     for backend in ("reference", "triton"):
         with use_backend(backend):

@@ -6,6 +6,7 @@ from ganfuse.engine.layers.equalized import EqualizedConv2d, EqualizedLinear
 from ganfuse.engine.layers.fuse_spectral_norms import fuse_spectral_norms, unfuse_spectral_norms
 from ganfuse.engine.layers.group_norm import GroupNormAct2d
 from ganfuse.engine.layers.instance_norm import InstanceNormAct2d
+from ganfuse.engine.layers.minibatch_discrimination import MinibatchDiscrimination
 from ganfuse.engine.layers.minibatch_stddev import MinibatchStdDev
 from ganfuse.engine.layers.modulated_conv2d import FromRGB, ModulatedConv2d, ToRGB
 from ganfuse.engine.layers.pixel_norm import PixelNorm
@@ -25,6 +26,7 @@ __all__ = [
     "GroupNormAct2d",
     "ILN2d",
     "InstanceNormAct2d",
+    "MinibatchDiscrimination",
     "MinibatchStdDev",
     "ModulatedConv2d",
     "PixelNorm",
