@@ -2,7 +2,10 @@
 
 from ganfuse.models import biggan as biggan
 from ganfuse.models import biggan_deep as biggan_deep
+from ganfuse.models import cgan as cgan
 from ganfuse.models import cyclegan as cyclegan
+from ganfuse.models import dcgan as dcgan
+from ganfuse.models import gan as gan
 from ganfuse.models import logan as logan
 from ganfuse.models import sagan as sagan
 from ganfuse.models import unet_gan as unet_gan
