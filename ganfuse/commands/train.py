@@ -52,8 +52,9 @@ def train(
         str | None,
         typer.Option(
             help="digits, fashion-mnist, a folder or zip of images (class = sub-folder), a packed set (ganfuse pack), "
-            "hf:owner/name. Two domains: digits-thick, fashion-edges, a folder with trainA and trainB, a=X,b=Y.",
-            show_default="digits; digits-thick for translation",
+            "hf:owner/name. Two domains: digits-thick, fashion-edges, a folder with trainA and trainB, a=X,b=Y. "
+            "Captions: captioned:digits, captioned:SOURCE, a folder with embeddings.npy.",
+            show_default="digits; digits-thick for translation; captioned:digits for text",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/MODEL-DATA")] = None,
@@ -200,6 +201,8 @@ def _create_game(name: str, known: dict[str, Any], settings: Settings, data: "An
         "channels": data.channels,
         "num_classes": classes_of(getattr(data, "num_classes", 1)),
     }
+    if hasattr(data, "features"):
+        determined["embedding_dim"] = data.features
     config = {key: value for key, value in determined.items() if key in known} | settings.game
     try:
         return create(name, **config)

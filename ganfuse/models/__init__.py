@@ -6,6 +6,7 @@ from ganfuse.models import cgan as cgan
 from ganfuse.models import cyclegan as cyclegan
 from ganfuse.models import dcgan as dcgan
 from ganfuse.models import gan as gan
+from ganfuse.models import gan_cls as gan_cls
 from ganfuse.models import logan as logan
 from ganfuse.models import sagan as sagan
 from ganfuse.models import unet_gan as unet_gan

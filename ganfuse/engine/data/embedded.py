@@ -86,6 +86,7 @@ class EmbeddedDataset(Dataset[Sample]):
         """
         chosen = checked_indices(indices, len(self), self.name)
         part = EmbeddedDataset(self.images.subset(chosen), self.embeddings, rows=self.rows[chosen])
+        part.name = self.name
         part.options = self.options
         return part
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
-from ganfuse.engine.data import hugging_face, packed
+from ganfuse.engine.data import captioned, hugging_face, packed
 from ganfuse.engine.data.dataset import ImageDataset
 from ganfuse.engine.data.decoders import Decoding, OnBadImage
 from ganfuse.engine.data.demo_domains import open_digits_thick, open_fashion_edges
@@ -126,7 +126,9 @@ def open_dataset(
         source: for images ``"digits"``, ``"fashion-mnist"``, the path of a folder or zip archive of images (its folders
             are the classes), of a packed set (also ``"packed:DIR"``), or ``"hf:owner/name"``. For domains
             ``"digits-thick"``, ``"fashion-edges"``, a folder or archive with ``trainA`` and ``trainB``, or
-            ``"a=SOURCE,b=SOURCE"``. A folder that has the name of a source is meant by ``./digits``.
+            ``"a=SOURCE,b=SOURCE"``. For captions a folder or archive with embeddings, or ``"captioned:SOURCE"``, any
+            source of images with sentences about its classes. A folder that has the name of a source is meant by
+            ``./digits``.
         resolution: side of the (square) images in pixels, 4 to 4096.
         channels: 1 (gray), 3 (RGB), or None for the source's own: 1 for the named ones, 3 for files.
         kind: ``"images"`` with labels; ``"unpaired"`` or ``"paired"`` domains for translation; images with
@@ -173,7 +175,7 @@ def open_dataset(
 def default_resolution(source: str | Path) -> int:
     """The side in pixels at which to open a source if nobody says: a packed set's own, 32 for the named sources (whose
     pictures are small), 64 for others."""
-    name = os.fspath(source)
+    name = os.fspath(source).removeprefix(captioned.PREFIX)
     folder = name.removeprefix(packed.PREFIX)
     if name not in _PICTURES_RESOLUTION and packed.is_packed(folder):
         return packed.read_meta(folder).resolution
@@ -196,6 +198,8 @@ class _Reading:
             return NAMED_SOURCES[source](
                 resolution=self.resolution, channels=self.channels, cache=self.cache, **options
             )
+        if source.startswith(captioned.PREFIX):
+            raise ValueError(f"data: {source} has captions, for models that take text; a set of images is needed here")
         if source in NAMED_DOMAINS or parse_two_sources(source):
             raise ValueError(
                 f"data: {source} is two domains, for models that translate; a set of images is needed here"
@@ -219,9 +223,14 @@ class _Reading:
         )
 
     def embedded(self, source: str, options: dict[str, Any]) -> EmbeddedDataset:
+        if source.startswith(captioned.PREFIX):
+            return captioned.add_captions(self.images(source.removeprefix(captioned.PREFIX), options))
         _refuse(options, source)
         if source in (*NAMED_SOURCES, *NAMED_DOMAINS):
-            raise ValueError(f"data: {source} has no captions; expected a folder or zip archive with embeddings")
+            raise ValueError(
+                f"data: {source} has no captions; expected a folder or zip archive with embeddings, or "
+                f"{captioned.PREFIX}{source} for captions that name the classes"
+            )
         _require_path(source, ())
         return open_embedded_files(source, self.decoding, on_bad_image=self.on_bad_image, cache=self.cache)
 
