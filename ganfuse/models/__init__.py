@@ -1,5 +1,6 @@
 """The systems: one file each, with architecture and recipe, and `create` to build them by name."""
 
+from ganfuse.models import bigan as bigan
 from ganfuse.models import biggan as biggan
 from ganfuse.models import biggan_deep as biggan_deep
 from ganfuse.models import cgan as cgan
