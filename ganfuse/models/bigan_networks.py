@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ganfuse.engine.layers import BatchNormAct2d
 from ganfuse.models.checks import check_images, check_latents
 from ganfuse.models.dcgan_networks import downsample, upsample
-from ganfuse.models.initialisation import normal_
+from ganfuse.models.initialization import normal_weights
 
 __all__ = ["Discriminator", "Encoder", "Generator"]
 
@@ -216,6 +216,6 @@ class _Trunk(nn.Module):
 
 
 def _begin(network: nn.Module, convolutional: bool) -> None:
-    normal_(network)
+    normal_weights(network)
     if convolutional:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

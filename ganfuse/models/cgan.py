@@ -26,7 +26,7 @@ from ganfuse.models.checks import check_choice, check_classes, check_labels, che
 from ganfuse.models.dcgan import conv_networks
 from ganfuse.models.feature_discriminator import Features
 from ganfuse.models.gan import replay_pool
-from ganfuse.models.initialisation import normal_
+from ganfuse.models.initialization import normal_weights
 from ganfuse.models.mlp_networks import MLPFeatures, MLPGenerator
 from ganfuse.models.registry import register_model
 
@@ -266,7 +266,7 @@ def cgan(
         features, num_classes=num_classes, conditioning=conditioning, minibatch_kernels=minibatch_kernels
     )
     if architecture == "convolutional":
-        normal_(discriminator)
+        normal_weights(discriminator)
     game = AuxiliaryClassifierGame if conditioning == "acgan" else ConditionalGame
     return game(
         ConditionalGenerator(body, num_classes=num_classes, latent_dim=latent_dim),

@@ -15,7 +15,7 @@ from ganfuse.models.checks import check_choice, check_positive, check_range, che
 from ganfuse.models.dcgan_networks import ConvFeatures, ConvGenerator, SmallConvFeatures, SmallConvGenerator
 from ganfuse.models.feature_discriminator import FeatureDiscriminator, Features
 from ganfuse.models.gan import replay_pool
-from ganfuse.models.initialisation import normal_
+from ganfuse.models.initialization import normal_weights
 from ganfuse.models.registry import register_model
 
 RESOLUTIONS = (28, 32, 64, 128)
@@ -99,7 +99,7 @@ def dcgan(
         resolution=resolution, channels=channels, width=width, latent_dim=latent_dim, kernel_size=kernel_size
     )
     discriminator = FeatureDiscriminator(features, minibatch_kernels=minibatch_kernels, bias=resolution == 28)
-    normal_(discriminator)
+    normal_weights(discriminator)
     return AdversarialGame(
         generator,
         discriminator,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ganfuse.engine.layers import BatchNormAct2d
 from ganfuse.models.checks import check_images, check_latents
 from ganfuse.models.feature_discriminator import Features
-from ganfuse.models.initialisation import normal_
+from ganfuse.models.initialization import normal_weights
 
 __all__ = ["ConvFeatures", "ConvGenerator", "SmallConvFeatures", "SmallConvGenerator", "downsample", "upsample"]
 
@@ -53,7 +53,7 @@ class ConvGenerator(nn.Module):
         self.project = nn.ConvTranspose2d(latent_dim, widths[0], _BASE, bias=False)
         self.norms = nn.ModuleList(BatchNormAct2d(count, activation="relu") for count in widths)
         self.convs = nn.ModuleList(upsample(a, b, kernel_size) for a, b in pairwise([*widths, channels]))
-        normal_(self)
+        normal_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
         check_latents(z, self.latent_dim)
@@ -113,7 +113,7 @@ class SmallConvGenerator(nn.Module):
         self.conv1 = upsample(2 * width, width, 5, bias=True)
         self.norm2 = BatchNormAct2d(width)
         self.conv2 = upsample(width, channels, 5, bias=True)
-        normal_(self)
+        normal_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
         check_latents(z, self.latent_dim)

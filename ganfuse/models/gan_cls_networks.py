@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ganfuse.engine.layers import BatchNormAct2d
 from ganfuse.models.checks import check_images, check_latents
 from ganfuse.models.dcgan_networks import downsample, upsample
-from ganfuse.models.initialisation import normal_
+from ganfuse.models.initialization import normal_weights
 
 __all__ = ["Discriminator", "Generator"]
 
@@ -45,7 +45,7 @@ class Generator(nn.Module):
         )
         self.bottlenecks = nn.ModuleList(Bottleneck(count, "relu") for count in widths[:2])
         self.convs = nn.ModuleList(upsample(a, b) for a, b in pairwise([*widths, channels]))
-        normal_(self)
+        normal_weights(self)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor, embeddings: Tensor | None = None) -> Tensor:
@@ -87,7 +87,7 @@ class Discriminator(nn.Module):
         self.join = nn.Conv2d(last + text_features, last, 1, bias=False)
         self.join_norm = BatchNormAct2d(last, activation="leaky_relu")
         self.output = nn.Conv2d(last, 1, _BASE, bias=False)
-        normal_(self)
+        normal_weights(self)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor, embeddings: Tensor | None = None) -> Tensor:
