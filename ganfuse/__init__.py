@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ganfuse.engine.layers import GroupNormAct2d as GroupNormAct2d
     from ganfuse.engine.layers import ILN2d as ILN2d
     from ganfuse.engine.layers import InstanceNormAct2d as InstanceNormAct2d
+    from ganfuse.engine.layers import MinibatchDiscrimination as MinibatchDiscrimination
     from ganfuse.engine.layers import MinibatchStdDev as MinibatchStdDev
     from ganfuse.engine.layers import ModulatedConv2d as ModulatedConv2d
     from ganfuse.engine.layers import PixelNorm as PixelNorm
@@ -50,6 +51,7 @@ _HOMES = {
     "GroupNormAct2d": "engine.layers",
     "ILN2d": "engine.layers",
     "InstanceNormAct2d": "engine.layers",
+    "MinibatchDiscrimination": "engine.layers",
     "MinibatchStdDev": "engine.layers",
     "ModulatedConv2d": "engine.layers",
     "PixelNorm": "engine.layers",

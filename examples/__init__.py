@@ -1,0 +1,1 @@
+"""Programs that show a use of ganfuse. Not part of the installed package."""
