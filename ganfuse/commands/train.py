@@ -177,7 +177,7 @@ def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite
     summary = trainer.fit()
     processes.leave()
     if processes.is_first:
-        _conclude(summary, info.name, source, total=trainer.options.steps)
+        _conclude(summary, game, source, total=trainer.options.steps)
 
 
 def _supported(wanted: int, supported: tuple[int, ...]) -> int:
@@ -219,18 +219,24 @@ def _describe(data: "AnyDataset", game: "Game") -> str:
     return f"{len(data):,} images of {size}{classes}; {parameters / 1e6:.1f} million parameters"
 
 
-def _conclude(summary: "FitSummary", model: str, source: str, *, total: int) -> None:
+def _conclude(summary: "FitSummary", game: "Game", source: str, *, total: int) -> None:
+    from ganfuse.engine.translation import TranslationGame
+
     clock = f"{summary.seconds:.{0 if summary.seconds >= 10 else 1}f} s ({summary.images_per_second:.0f} images/s)"
     endings = {"steps": "Trained", "time_limit": "Reached the time limit:", "interrupt": "Interrupted and saved:"}
     ending = endings.get(summary.stopped_by, f"Stopped by {summary.stopped_by}:")
-    typer.echo(f"{ending} {model} on {source}, step {summary.steps:,} of {total:,}, in {clock}")
+    typer.echo(f"{ending} {game.name} on {source}, step {summary.steps:,} of {total:,}, in {clock}")
     grids = sorted((summary.out / "samples").glob("step_*.png"))
     rows = [("samples", grids[-1])] if grids else []
     print_result(*rows, ("checkpoint", summary.checkpoint), ("metrics", summary.out / "metrics.jsonl"))
     typer.echo("Next:")
     run = _quoted(summary.out)
     next_steps = [("go on", f"ganfuse train --out {run} --resume")] if summary.steps < total else []
-    print_result(*next_steps, ("draw", f"ganfuse sample {run} --out grid.png"))
+    if isinstance(game, TranslationGame):
+        use = ("translate", f"ganfuse translate {run} IN OUT")
+    else:
+        use = ("draw", f"ganfuse sample {run} --out grid.png")
+    print_result(*next_steps, use)
     if summary.stopped_by == "interrupt":
         raise typer.Exit(EXIT_INTERRUPTED)
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,14 +55,31 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None, padd
         ValueError: as `make_grid`; or an ending that Pillow cannot write.
         OSError: the folder cannot be written.
     """
+    path = Path(path)
+    require_image_ending(path)
+    return save_pixels(make_grid(images, columns=columns, padding=padding, scale=scale), path)
+
+
+def save_pixels(pixels: Tensor, path: str | Path, **options: Any) -> Path:
+    """Writes one picture, uint8 (1 or 3, H, W) on the CPU, to a file as `save_grid` does.
+
+    Args:
+        options: Pillow's, for the format that the ending gives.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: an ending that Pillow cannot write.
+        OSError: the folder cannot be written.
+    """
     from PIL import Image
 
     path = Path(path)
     kind = require_image_ending(path)
-    grid = make_grid(images, columns=columns, padding=padding, scale=scale)
-    picture = Image.fromarray(grid[0].numpy() if len(grid) == 1 else grid.permute(1, 2, 0).contiguous().numpy())
+    picture = Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
     with atomic_write(path) as file:
-        picture.save(file, format=kind)
+        picture.save(file, format=kind, **options)
     return path
 
 

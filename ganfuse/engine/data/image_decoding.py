@@ -51,6 +51,17 @@ def decode_image(
     return decode_columns(file, 1, resolution=resolution, channels=channels, resize=resize, name=name)[0]
 
 
+def decode_picture(file: str | Path | IO[bytes], *, channels: int, name: str | None = None) -> Tensor:
+    """The image at its own size, as uint8 ``(channels, H, W)``. Arguments and errors are those of `decode_image`."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return _to_tensor(_convert(_upright(image), channels))
+    except Exception as error:
+        raise UnreadableImageError(f"cannot read image {name or file}: {_reason(file, error)}") from error
+
+
 def decode_columns(
     file: str | Path | IO[bytes],
     columns: int,

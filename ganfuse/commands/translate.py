@@ -1,0 +1,210 @@
+"""`ganfuse translate`: pictures of one domain to the other, by a run of a model that translates."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ganfuse.commands._errors import EXIT_FAILED, CommandError
+from ganfuse.commands._sampling import Weights, load_for_sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ganfuse.engine.translation import TranslationGame
+
+logger = logging.getLogger("ganfuse.translate")
+
+EXAMPLE = "ganfuse translate runs/cyclegan-horse2zebra photos/horses translated --direction ab"
+
+# Of lossy formats. Pillow's own default is made for thumbnails.
+_QUALITY = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "AVIF": {"quality": 95}}
+
+
+class Direction(str, Enum):
+    """From which domain to which."""
+
+    ab = "ab"
+    ba = "ba"
+
+
+class Resize(str, Enum):
+    """At which size pictures are translated."""
+
+    keep = "keep"
+    train = "train"
+
+
+class OnBadImage(str, Enum):
+    """What a file that cannot be read does."""
+
+    error = "error"
+    skip = "skip"
+
+
+def translate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A picture, or a folder of pictures and folders.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder to write to, under the names in IN; or one picture.")
+    ],
+    direction: Annotated[Direction, typer.Option(help="ab: from domain A to B; ba: from B to A.")] = Direction.ab,
+    resize: Annotated[
+        Resize, typer.Option(help="keep the size of each picture, or bring all to the size of training, as there.")
+    ] = Resize.keep,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures of equal size at a time.")] = 1,
+    weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
+    checkpoint: Annotated[str, typer.Option(help="latest, best, or the step of a checkpoint.")] = "latest",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1...")] = "auto",
+    on_bad_image: Annotated[
+        OnBadImage, typer.Option(help="A file that cannot be read stops with its name, or is left out.")
+    ] = OnBadImage.error,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that are there already.")] = False,
+) -> None:
+    """Translate pictures to the other domain.
+
+    Any size will do: where the network takes only multiples of some number, a picture is continued at its borders as in
+    a mirror, translated, and cropped back. Gray or colour is what the run was trained on. Names and folders are kept;
+    what is written has the ending, and so the format, of what was read.
+    """
+    from ganfuse.engine.data.progress import progress_bar
+    from ganfuse.engine.translation import TranslationGame
+
+    jobs = _jobs(source, out)
+    _require_vacant(jobs, overwrite)
+    game = load_for_sampling(run, weights, checkpoint, device)
+    if not isinstance(game, TranslationGame):
+        raise CommandError(
+            f"{run} is a run of {game.name}, which does not translate pictures",
+            hint=f"ganfuse sample {run} --out grid.png draws from it",
+        )
+    report = _Report()
+    reading = _pictures(jobs, run, game, resize, on_bad_image, report)
+    with progress_bar("Translating", len(jobs)) as advance:
+        for batch in _batches(reading, batch_size):
+            _translate(game, [pixels for _, pixels in batch], [job for job, _ in batch], direction.value, report)
+            advance(len(batch))
+    report.tell(game, out, of=len(jobs))
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Path
+    target: Path
+
+
+@dataclass
+class _Report:
+    written: int = 0
+    padded: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+    def tell(self, game: "TranslationGame", out: Path, of: int) -> None:
+        if self.padded:
+            typer.echo(
+                f"{self.padded} of {of} pictures were padded as in a mirror and cropped back: {game.name} takes sides "
+                f"that are multiples of {game.size_multiple} and at least {game.least_size}",
+                err=True,
+            )
+        if self.skipped and not self.written:
+            raise CommandError(f"none of the {of} pictures can be read", code=EXIT_FAILED)
+        skipped = f", skipped {len(self.skipped)} that cannot be read" if self.skipped else ""
+        typer.echo(f"Translated {self.written} {'picture' if self.written == 1 else 'pictures'} to {out}{skipped}")
+
+
+def _jobs(source: Path, out: Path) -> list[_Job]:
+    from ganfuse.engine.data.image_store import FolderStore, is_image_name
+    from ganfuse.engine.grid import require_image_ending
+
+    if not source.is_dir():
+        if not source.exists():
+            raise FileNotFoundError(f"IN: {source}: no such file or folder")
+        target = out if is_image_name(out.name) and not out.is_dir() else out / source.name
+        jobs = [_Job(source, target)]
+    else:
+        inside, folder = out.resolve(), source.resolve()
+        if inside == folder or folder in inside.parents:
+            raise CommandError(
+                f"OUT: {out} lies in IN, {source}", "another call would translate the translations; choose a folder"
+            )
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(f"OUT: {out} is a file, expected a folder")
+        store = FolderStore(source)
+        if not store.names:
+            raise CommandError(f"IN: there is no picture in {source}")
+        jobs = [_Job(source / name, out / name) for name in store.names]
+    for job in jobs:
+        require_image_ending(job.target)
+    return jobs
+
+
+def _require_vacant(jobs: list[_Job], overwrite: bool) -> None:
+    for job in jobs:
+        if job.target.is_dir() or (job.target.exists() and job.target.samefile(job.source)):
+            what = "is a folder" if job.target.is_dir() else "is the picture to translate itself"
+            raise CommandError(f"OUT: {job.target} {what}", "choose another folder")
+    there = [job.target for job in jobs if job.target.exists()]
+    if there and not overwrite:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise CommandError(f"OUT: {there[0]}{more} already there", "--overwrite replaces them")
+
+
+def _pictures(
+    jobs: list[_Job], run: Path, game: "TranslationGame", resize: Resize, on_bad_image: OnBadImage, report: _Report
+) -> "Iterator[tuple[_Job, Tensor]]":
+    """Each picture that can be read, uint8 (C, H, W)."""
+    from ganfuse.engine.data.image_decoding import UnreadableImageError, decode_image, decode_picture
+    from ganfuse.engine.run_folder import RunFolder
+
+    channels, resolution, _ = game.image_shape
+    # How pictures became square for training; the default is not recorded.
+    fit = (RunFolder(run).read_config().get("data") or {}).get("resize", "crop")
+    for job in jobs:
+        try:
+            if resize is Resize.keep:
+                yield job, decode_picture(job.source, channels=channels)
+            else:
+                yield job, decode_image(job.source, resolution=resolution, channels=channels, resize=fit)
+        except UnreadableImageError as error:
+            if on_bad_image is OnBadImage.error:
+                raise
+            logger.warning("skipped: %s", error)
+            report.skipped.append(str(job.source))
+
+
+def _batches(pictures: "Iterator[tuple[_Job, Tensor]]", size: int) -> "Iterator[list[tuple[_Job, Tensor]]]":
+    """As many at a time as follow each other with the same size."""
+    waiting: list[tuple[_Job, Tensor]] = []
+    for picture in pictures:
+        if waiting and (len(waiting) == size or waiting[0][1].shape != picture[1].shape):
+            yield waiting
+            waiting = []
+        waiting.append(picture)
+    if waiting:
+        yield waiting
+
+
+def _translate(
+    game: "TranslationGame", pictures: "list[Tensor]", jobs: list[_Job], direction: str, report: _Report
+) -> None:
+    import torch
+
+    from ganfuse.engine.grid import require_image_ending, save_pixels
+    from ganfuse.engine.image_padding import crop_to, pad_to_multiple
+    from ganfuse.engine.metrics.image_batches import to_uint8
+
+    parameter = next(game.parameters())
+    images = torch.stack(pictures).to(parameter.device, parameter.dtype).div_(127.5).sub_(1.0)
+    height, width = images.shape[2:]
+    padded = pad_to_multiple(images, game.size_multiple, game.least_size)
+    if padded.shape != images.shape:
+        report.padded += len(images)
+    translated = to_uint8(crop_to(game.translate(padded, direction), height, width)).cpu()
+    for job, pixels in zip(jobs, translated):
+        options: dict[str, Any] = _QUALITY.get(require_image_ending(job.target), {})
+        save_pixels(pixels, job.target, **options)
+        report.written += 1

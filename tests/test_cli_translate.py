@@ -1,0 +1,172 @@
+"""`ganfuse translate` on a tiny run, and on a translator that is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from ganfuse import cli
+from ganfuse.commands import translate
+from ganfuse.engine import load_run
+
+TINY = ["width=2", "blocks=1", "discriminator_layers=1", "num_samples=6", "log_every=1"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A run of two steps in colour. Tests must not change it."""
+    out = tmp_path_factory.mktemp("runs") / "colour"
+    settings = [argument for setting in (*TINY, "channels=3") for argument in ("--set", setting)]
+    options = ["--resolution", 16, "--batch-size", 2, "--steps", 2]
+    result = run("train", "cyclegan", "--data", "digits-thick", "--out", out, *options, *settings)
+    assert result.exit_code == 0, result.stderr
+    return out, result
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    generator = np.random.default_rng(0)
+    for name, (height, width) in {"a.png": (16, 16), "b/a.png": (13, 18), "b/c.jpg": (5, 40)}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / name)
+    Image.new("L", (20, 20), 99).save(folder / "gray.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_run_of_a_translator_says_how_to_use_it(trained):
+    out, result = trained
+    assert f"ganfuse translate {out} IN OUT" in result.stdout
+    assert "ganfuse sample" not in result.stdout
+    drawn = run("sample", out, "--out", out.parent / "grid.png")
+    assert drawn.exit_code == 2
+    assert "draws nothing from noise" in drawn.stderr
+    assert "ganfuse translate RUN IN OUT" in drawn.stderr
+    assert not (out.parent / "grid.png").exists()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_folder_with_names_sizes_and_padding(trained, photos, tmp_path, batch_size):
+    folder, out = trained[0], tmp_path / "translated"
+    result = run("translate", folder, photos, out, "--batch-size", batch_size, "--direction", "ba")
+    assert result.exit_code == 0, result.stderr
+    assert names(out) == ["a.png", "b/a.png", "b/c.jpg", "gray.png"]
+    for name in names(out):
+        with Image.open(photos / name) as before, Image.open(out / name) as after:
+            assert (after.size, after.mode) == (before.size, "RGB")
+    assert "Translated 4 pictures" in result.stdout
+    assert "2 of 4 pictures were padded as in a mirror and cropped back: cyclegan takes sides" in result.stderr
+    # The same as from Python, to the rounding of the file.
+    game = load_run(folder)
+    with Image.open(photos / "a.png") as picture, Image.open(out / "a.png") as after:
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+        expected = game.translate(pixels, "ba")[0].permute(1, 2, 0).add(1).mul(127.5)
+        assert (torch.from_numpy(np.array(after)) - expected).abs().max() <= 0.51
+        assert (game.translate(pixels, "ab") - game.translate(pixels, "ba")).abs().max() > 0.02
+
+
+class Identity(nn.Module):
+    def forward(self, images):
+        assert images.shape[2] % 8 == images.shape[3] % 8 == 0
+        assert min(images.shape[2:]) >= 32
+        return images
+
+
+def test_padding_and_cropping_give_back_every_pixel(trained, photos, tmp_path, monkeypatch):
+    game = load_run(trained[0])
+    game.generator_ab, game.size_multiple, game.least_size = Identity(), 8, 32
+    monkeypatch.setattr(translate, "load_for_sampling", lambda *a: game)
+    result = run("translate", trained[0], photos, tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    for name in ("a.png", "b/a.png"):
+        with Image.open(photos / name) as before, Image.open(tmp_path / "out" / name) as after:
+            assert np.array_equal(np.array(before), np.array(after))
+    assert "4 of 4 pictures were padded" in result.stderr
+
+
+def test_one_picture_and_the_size_of_training(trained, photos, tmp_path):
+    folder = trained[0]
+    assert run("translate", folder, photos / "b" / "a.png", tmp_path / "one.webp", "--resize", "train").exit_code == 0
+    with Image.open(tmp_path / "one.webp") as picture:
+        assert picture.size == (16, 16)
+    (tmp_path / "into").mkdir()
+    result = run("translate", folder, photos / "b" / "a.png", tmp_path / "into", "--weights", "raw")
+    assert result.exit_code == 0
+    assert names(tmp_path / "into") == ["a.png"]
+    assert "Translated 1 picture to" in result.stdout
+
+
+def test_nothing_is_replaced_unasked(trained, photos, tmp_path):
+    out = tmp_path / "out"
+    (out / "b").mkdir(parents=True)
+    (out / "a.png").write_text("precious")
+    (out / "b" / "c.jpg").write_text("too")
+    result = run("translate", trained[0], photos, out)
+    assert result.exit_code == 2
+    assert f"OUT: {out / 'a.png'} and 1 more already there" in result.stderr
+    assert "--overwrite" in result.stderr
+    assert names(out) == ["a.png", "b/c.jpg"]
+    assert (out / "a.png").read_text() == "precious"
+    assert run("translate", trained[0], photos, out, "--overwrite").exit_code == 0
+    assert len(names(out)) == 4
+
+
+def test_broken_pictures(trained, photos, tmp_path):
+    (photos / "b" / "broken.png").write_bytes((photos / "a.png").read_bytes()[:200])
+    result = run("translate", trained[0], photos, tmp_path / "one")
+    assert result.exit_code == 2
+    assert f"cannot read image {photos / 'b' / 'broken.png'}" in result.stderr
+    result = run("translate", trained[0], photos, tmp_path / "two", "--on-bad-image", "skip")
+    assert result.exit_code == 0
+    assert "Translated 4 pictures" in result.stdout
+    assert "skipped 1 that cannot be read" in result.stdout
+    assert str(photos / "b" / "broken.png") in result.stderr
+    result = run("translate", trained[0], photos / "b" / "broken.png", tmp_path / "x.png", "--on-bad-image", "skip")
+    assert result.exit_code == 1
+    assert "none of the 1 pictures can be read" in result.stderr
+
+
+def test_what_cannot_be_done_is_refused_with_a_reason(trained, photos, tmp_path):
+    folder = trained[0]
+
+    def error(*arguments: object) -> str:
+        result = run("translate", *arguments)
+        assert result.exit_code == 2
+        return result.stderr
+
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "no such file or folder" in error(folder, tmp_path / "nothing", tmp_path / "out")
+    assert "lies in IN" in error(folder, photos, photos)
+    assert "lies in IN" in error(folder, photos, photos / "b" / "out")
+    assert "is the picture to translate itself" in error(folder, photos / "a.png", photos, "--overwrite")
+    assert "must name a format" in error(folder, photos / "notes.txt", tmp_path / "out")
+    assert "is a file, expected a folder" in error(folder, photos, file)
+    (tmp_path / "empty").mkdir()
+    assert "there is no picture" in error(folder, tmp_path / "empty", tmp_path / "out")
+    assert "no checkpoint of step 7" in error(folder, photos, tmp_path / "out", "--checkpoint", 7)
+    assert "'latest', 'best' or a step, got 'x'" in error(folder, photos, tmp_path / "out", "--checkpoint", "x")
+    assert "not the folder of a run" in error(tmp_path / "empty", photos, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_does_not_translate(photos, tmp_path):
+    options = ["--data", "digits", "--resolution", 32, "--steps", 1, "--batch-size", 2, "--out", tmp_path / "run"]
+    assert run("train", "sagan", *options, "--set", "width=2", "--set", "num_samples=2").exit_code == 0
+    result = run("translate", tmp_path / "run", photos, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "is a run of sagan, which does not translate pictures" in result.stderr
+    assert "ganfuse sample" in result.stderr
