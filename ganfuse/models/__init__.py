@@ -5,6 +5,7 @@ from ganfuse.models import biggan as biggan
 from ganfuse.models import biggan_deep as biggan_deep
 from ganfuse.models import cgan as cgan
 from ganfuse.models import cogan as cogan
+from ganfuse.models import csgan as csgan
 from ganfuse.models import cyclegan as cyclegan
 from ganfuse.models import dcgan as dcgan
 from ganfuse.models import gan as gan
