@@ -97,6 +97,17 @@ def test_padding_and_cropping_give_back_every_pixel(trained, photos, tmp_path, m
     assert "4 of 4 pictures were padded" in result.stderr
 
 
+def test_a_network_of_one_size(trained, photos, tmp_path, monkeypatch):
+    game = load_run(trained[0])
+    game.generator_ab, game.least_size, game.one_size = nn.Identity(), 16, True
+    monkeypatch.setattr(translate, "load_for_sampling", lambda *a: game)
+    result = run("translate", trained[0], photos / "b" / "a.png", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "is 18×13, and this cyclegan takes 16×16 alone" in result.stderr
+    assert "--resize train" in result.stderr
+    assert run("translate", trained[0], photos, tmp_path / "out", "--resize", "train").exit_code == 0
+
+
 def test_one_picture_and_the_size_of_training(trained, photos, tmp_path):
     folder = trained[0]
     assert run("translate", folder, photos / "b" / "a.png", tmp_path / "one.webp", "--resize", "train").exit_code == 0

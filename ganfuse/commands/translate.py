@@ -200,6 +200,11 @@ def _translate(
     parameter = next(game.parameters())
     images = torch.stack(pictures).to(parameter.device, parameter.dtype).div_(127.5).sub_(1.0)
     height, width = images.shape[2:]
+    if game.one_size and max(height, width) > game.least_size:
+        raise CommandError(
+            f"{jobs[0].source} is {width}×{height}, and this {game.name} takes {game.least_size}×{game.least_size} alone",
+            "--resize train brings pictures to the size of training",
+        )
     padded = pad_to_multiple(images, game.size_multiple, game.least_size)
     if padded.shape != images.shape:
         report.padded += len(images)

@@ -41,6 +41,7 @@ class TranslationGame(Game):
         training_size: side of the images that the networks are trained on.
         size_multiple: sides of images to translate must be multiples of this.
         least_size: and at least this.
+        one_size: and no more: the networks take squares of `least_size` alone.
 
     Raises:
         ValueError: a crop that is larger than the images, or sizes that the networks do not take.
@@ -54,6 +55,7 @@ class TranslationGame(Game):
     data_kind = "unpaired"
     size_multiple = 1
     least_size = 1
+    one_size = False
     #: What the players move.
     generators: tuple[str, ...] = ("generator_ab", "generator_ba")
     discriminators: tuple[str, ...] = ("discriminator_a", "discriminator_b")
@@ -203,6 +205,8 @@ class TranslationGame(Game):
         return cut[:, : a.shape[1]], cut[:, a.shape[1] :]
 
     def _wrong_size(self, side: int) -> str:
+        if self.one_size and side != self.least_size:
+            return f"{self.name} was made for images of {self.least_size}×{self.least_size} alone, got a side of {side}"
         if side % self.size_multiple or side < self.least_size:
             return (
                 f"{self.name} takes images whose sides are multiples of {self.size_multiple} and at least "
