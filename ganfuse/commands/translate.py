@@ -202,7 +202,8 @@ def _translate(
     height, width = images.shape[2:]
     if game.one_size and max(height, width) > game.least_size:
         raise CommandError(
-            f"{jobs[0].source} is {width}×{height}, and this {game.name} takes {game.least_size}×{game.least_size} alone",
+            f"{jobs[0].source} is {width}×{height}, and this {game.name} takes "
+            f"{game.least_size}×{game.least_size} alone",
             "--resize train brings pictures to the size of training",
         )
     padded = pad_to_multiple(images, game.size_multiple, game.least_size)

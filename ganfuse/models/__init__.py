@@ -9,6 +9,7 @@ from ganfuse.models import csgan as csgan
 from ganfuse.models import cyclegan as cyclegan
 from ganfuse.models import dcgan as dcgan
 from ganfuse.models import discogan as discogan
+from ganfuse.models import dualgan as dualgan
 from ganfuse.models import gan as gan
 from ganfuse.models import gan_cls as gan_cls
 from ganfuse.models import logan as logan
