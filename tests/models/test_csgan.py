@@ -4,10 +4,10 @@ import torch
 from ganfuse.engine.game import Batch
 from ganfuse.engine.noise import Noise
 from ganfuse.models import create
+from tests.models.step_checks import assert_same
 from tests.models.translation_checks import (
     ToyDomains,
     assert_backends_agree,
-    assert_same,
     assert_trains_and_resumes,
     count,
     toy_batch,

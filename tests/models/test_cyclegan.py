@@ -10,10 +10,10 @@ from ganfuse.engine.noise import Noise
 from ganfuse.engine.schedules import Progress
 from ganfuse.models import create
 from ganfuse.models.patch_discriminator import patch_side
+from tests.models.step_checks import assert_same
 from tests.models.translation_checks import (
     ToyDomains,
     assert_backends_agree,
-    assert_same,
     assert_trains_and_resumes,
     count,
     play,

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from ganfuse.engine.noise import Noise
 from ganfuse.models import create
 from ganfuse.models.dualgan_networks import SameConv2d, SameConvTranspose2d
+from tests.models.step_checks import assert_same
 from tests.models.translation_checks import (
     ToyDomains,
     assert_backends_agree,
-    assert_same,
     assert_trains_and_resumes,
     count,
     play,

@@ -8,10 +8,10 @@ from ganfuse.engine.schedules import Progress
 from ganfuse.kernels import use_backend
 from ganfuse.models import create
 from ganfuse.models.vgg_features import VGGFeatures, perceptual_loss
+from tests.models.step_checks import assert_same
 from tests.models.translation_checks import (
     ToyDomains,
     assert_backends_agree,
-    assert_same,
     assert_trains_and_resumes,
     count,
     play,

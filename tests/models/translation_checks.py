@@ -14,8 +14,7 @@ from ganfuse.engine.game import Batch
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.translation import TranslationGame
 from ganfuse.kernels import use_backend
-
-Step = dict[str, Tensor]
+from tests.models.step_checks import Step, assert_same
 
 
 class ToyDomain:
@@ -86,14 +85,6 @@ def play(game: TranslationGame, batch: Batch) -> Step:
                 gradients = torch.autograd.grad(loss, mine, allow_unused=True, retain_graph=True)
                 found |= {f"{turn.name}/{player.name} {i}": g for i, g in enumerate(gradients) if g is not None}
     return found | {f"after/{name}": buffer for name, buffer in game.named_buffers()}
-
-
-def assert_same(ours: Step, expected: Step, *, rtol: float = 1e-6, atol: float = 1e-9) -> None:
-    """Each entry is as expected, measured against its largest value."""
-    assert ours.keys() == expected.keys()
-    for key, value in expected.items():
-        scale = max(1.0, value.abs().max().item() if value.numel() and value.is_floating_point() else 1.0)
-        torch.testing.assert_close(ours[key], value, rtol=rtol, atol=atol * scale, msg=lambda m, key=key: f"{key}: {m}")
 
 
 def assert_backends_agree(game: TranslationGame) -> None:
