@@ -87,7 +87,7 @@ class UNetGenerator(nn.Module):
             conv = SameConvTranspose2d(inputs if index == 0 else 2 * inputs, outputs)
             self.decoder.append(nn.Sequential(conv, _norm(outputs, "relu")))
         self.output_conv = SameConvTranspose2d(2 * width, channels, 5)
-        _initialise(self)
+        normal_weights(self)
 
     def forward(self, images: Tensor) -> Tensor:
         check_sizes(images, self.channels, self.resolution, self.resolution)
@@ -128,7 +128,7 @@ class GlobalDiscriminator(nn.Module):
             nn.Sequential(SameConv2d(i, o), _norm(o, "leaky_relu")) for i, o in pairwise(widths)
         )
         self.linear = nn.Linear(widths[-1] * (resolution >> depth) ** 2, 1)
-        _initialise(self)
+        normal_weights(self)
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images, self.channels, self.resolution)
@@ -141,11 +141,3 @@ class GlobalDiscriminator(nn.Module):
 
 def _norm(features: int, activation: str) -> InstanceNormAct2d:
     return InstanceNormAct2d(features, eps=_EPS, affine=True, activation=activation, negative_slope=0.2)
-
-
-def _initialise(network: nn.Module) -> None:
-    """Weights from N(0, 0.02²), gains from N(1, 0.02²)."""
-    normal_weights(network)
-    for module in network.modules():
-        if isinstance(module, InstanceNormAct2d):
-            nn.init.normal_(module.weight, 1.0, 0.02)

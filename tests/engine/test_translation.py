@@ -9,6 +9,7 @@ from ganfuse.engine.game import Batch, Turn
 from ganfuse.engine.losses import least_squares_discriminator_loss
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import SGD
+from ganfuse.engine.progress import _short
 from ganfuse.engine.translation import TranslationGame, judged_together, l1
 from tests.engine.toys import ToyData
 from tests.models.translation_checks import ToyDomains
@@ -119,6 +120,11 @@ def test_the_trainer_opens_data_for_it(tmp_path):
     assert trainer.data.domains[0][0][0].shape == (1, 16, 16)
     trainer.fit()
     assert sorted(trainer.averages) == ["generator_ab", "generator_ba"]
+
+
+def test_progress_shows_what_each_player_minimises():
+    losses = {"both/loss/judges": 1.0, "both/loss/makers": 2.0, "both/cycle": 3.0, "critic/loss": 4.0, "critic/gp": 5.0}
+    assert _short(losses) == "judges 1.000  makers 2.000  critic 4.000"
 
 
 def test_nothing_is_drawn_from_noise():
