@@ -5,11 +5,13 @@ Calling one with parameters, or with groups of them as `torch.optim` takes them,
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+
+from ganfuse.engine.lean_adam import LeanAdam
 
 __all__ = ["SGD", "Adam", "RMSprop"]
 
@@ -18,12 +20,16 @@ _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 @dataclass(frozen=True)
 class Adam:
-    """`torch.optim.Adam` (Kingma & Ba 2015, arXiv 1412.6980); weight_decay is the L2 penalty on the gradient."""
+    """`torch.optim.Adam` (Kingma & Ba 2015, arXiv 1412.6980); weight_decay is the L2 penalty on the gradient.
+
+    `lean` keeps small moments of huge matrices, see `ganfuse.engine.lean_adam.LeanAdam`.
+    """
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    lean: bool = False
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
@@ -32,6 +38,8 @@ class Adam:
 
     def __call__(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         params = list(params)
+        if self.lean:
+            return LeanAdam(params, self.lr, self.betas, self.eps, self.weight_decay)
         return torch.optim.Adam(
             params,
             lr=self.lr,
@@ -53,7 +61,8 @@ class Adam:
         if interval < 1:
             raise ValueError(f"interval: expected a positive number of steps, got {interval!r}")
         share = interval / (interval + 1.0)
-        return Adam(self.lr * share, (self.betas[0] ** share, self.betas[1] ** share), self.eps, self.weight_decay)
+        betas = (self.betas[0] ** share, self.betas[1] ** share)
+        return replace(self, lr=self.lr * share, betas=betas)
 
 
 @dataclass(frozen=True)
