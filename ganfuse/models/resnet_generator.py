@@ -14,9 +14,10 @@ __all__ = ["UPSAMPLINGS", "ResidualBlock", "ResnetGenerator", "reflect_conv2d"]
 UPSAMPLINGS = ("transposed", "resize")
 
 
-def reflect_conv2d(inputs: int, outputs: int, kernel_size: int) -> nn.Conv2d:
-    """A convolution that keeps the size, of an image that goes on beyond its borders as in a mirror."""
-    return nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, padding_mode="reflect")
+def reflect_conv2d(inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    """A convolution that keeps the size (or divides it by `stride`), of an image that goes on as in a mirror."""
+    padding = (kernel_size - 1) // 2
+    return nn.Conv2d(inputs, outputs, kernel_size, stride, padding, bias=bias, padding_mode="reflect")
 
 
 class ResidualBlock(nn.Module):
@@ -25,13 +26,14 @@ class ResidualBlock(nn.Module):
     Args:
         features: channels of the input and the output.
         dropout: probability, after the ReLU.
+        bias: learn one in the convolutions. The normalisations take it away again.
     """
 
-    def __init__(self, features: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, features: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        self.conv1 = reflect_conv2d(features, features, 3)
+        self.conv1 = reflect_conv2d(features, features, 3, bias=bias)
         self.norm1 = InstanceNormAct2d(features, activation="relu")
-        self.conv2 = reflect_conv2d(features, features, 3)
+        self.conv2 = reflect_conv2d(features, features, 3, bias=bias)
         self.norm2 = InstanceNormAct2d(features)
         self.dropout = dropout
 

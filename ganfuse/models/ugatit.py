@@ -88,6 +88,9 @@ class UGATITGame(TranslationGame):
             if grid > size // 4:
                 raise ValueError(f"style_grid: expected 1 to {size // 4}, the side of the maps, got {grid}")
         self._fixed_size = size if grid is None else None
+        if self._fixed_size is not None:
+            # What `ganfuse translate` pads smaller pictures to.
+            self.size_multiple = self.least_size = self._fixed_size
         both = cast(tuple[float, float], tuple(betas))
         lean = optimizer == "lean_adam"
         super().__init__(
