@@ -1,0 +1,134 @@
+"""The latent spaces of generators: where inversion looks for the latent of an image."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ganfuse.engine.game import Game
+from ganfuse.engine.noise import Noise
+
+__all__ = ["LATENT_SPACES", "LatentSpace", "StyleBased", "frozen", "latent_space"]
+
+LATENT_SPACES = ("z", "w", "w+")
+# Latents from which the centre and the spread of W are computed (Karras et al. 2020, StyleGAN2, appendix D).
+_STATISTICS = 10_000
+_AT_A_TIME = 1_000
+
+
+class StyleBased(Protocol):
+    """What a generator needs for the spaces W and W+."""
+
+    def mapping(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """z (B, D) to w (B, F)."""
+
+    def synthesis(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
+        """ws (B, `synthesis.num_ws`, F) to images; noise_mode "const" makes it a function of ws alone."""
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Latents of a generator and the images that they stand for.
+
+    Attributes:
+        name: "z", "w" or "w+".
+        generator: whose parameters and mode `frozen` takes care of.
+        draw: n latents (n, *shape) as the generator gets them in training, for labels (n,) or None.
+        render: latents (n, *shape) and labels (n,) or None to images (n, C, H, W), differentiable.
+        num_classes: None: the generator takes no labels.
+        spread: standard deviation of the noise that explores with strength 1.
+        bound: the prior is uniform in [-bound, bound]; None: it has no bounds.
+        centre: the mean latent, (*shape), where a search may begin; None: there is none that means anything.
+    """
+
+    name: str
+    generator: nn.Module
+    draw: Callable[[int, Noise, Tensor | None], Tensor]
+    render: Callable[[Tensor, Tensor | None], Tensor]
+    num_classes: int | None = None
+    spread: float = 1.0
+    bound: float | None = None
+    centre: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        return next(self.generator.parameters()).device
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and parameters that want no gradients, inside; all as before afterwards.
+
+    Evaluation mode matters: with batch statistics an image would depend on the other candidates of its batch.
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    wants = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
+    try:
+        for module in modules:
+            module.eval().requires_grad_(False)
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for parameter, wanted in wants:
+            parameter.requires_grad_(wanted)
+
+
+def latent_space(game: Game, name: str = "z", *, rng: torch.Generator | None = None) -> LatentSpace:
+    """A latent space of a game's generator.
+
+    Args:
+        game: an `AdversarialGame`, or any with its `generator`, `draw_latents` and `generate`.
+        name: "z", what the generator is fed with. For generators that are `StyleBased` also "w", what their mapping
+            network makes of it, and "w+", a w of its own for each layer (Abdal et al. 2019, arXiv 1904.03189).
+        rng: for the latents from which the mean and the spread of W are computed.
+
+    Raises:
+        ValueError: an unknown space, a game that has no such space, or one that draws nothing from noise.
+    """
+    if name not in LATENT_SPACES:
+        raise ValueError(f"space: expected one of {', '.join(map(repr, LATENT_SPACES))}, got {name!r}")
+    generator = getattr(game, "generator", None)
+    draw_latents, generate = getattr(game, "draw_latents", None), getattr(game, "generate", None)
+    if not isinstance(generator, nn.Module) or draw_latents is None or generate is None:
+        raise ValueError(f"game: {game.name} has no generator that draws images from latents, so none to invert")
+    if game.data_kind == "embedded":
+        raise ValueError(f"game: {game.name} draws images of texts; inversion knows of latents and classes only")
+    classes: int | None = getattr(game, "num_classes", None)
+    if name == "z":
+
+        def draw(n: int, noise: Noise, labels: Tensor | None) -> Tensor:
+            return draw_latents(n, noise)  # type: ignore[no-any-return]
+
+        bound = 1.0 if getattr(game, "latent", "normal") == "uniform" else None
+        return LatentSpace("z", generator, draw, generate, classes, bound=bound)
+    mapping, synthesis = getattr(generator, "mapping", None), getattr(generator, "synthesis", None)
+    layers = getattr(synthesis, "num_ws", None)
+    if mapping is None or synthesis is None or not isinstance(layers, int):
+        raise ValueError(f"space: {game.name} has no mapping network, so no space {name!r}; its space is 'z'")
+
+    def map_latents(n: int, noise: Noise, labels: Tensor | None) -> Tensor:
+        w: Tensor = mapping(draw_latents(n, noise), labels)
+        return w if name == "w" else w.unsqueeze(1).repeat(1, layers, 1)
+
+    def render(latents: Tensor, labels: Tensor | None) -> Tensor:
+        ws = latents if name == "w+" else latents.unsqueeze(1).expand(-1, layers, -1)
+        return synthesis(ws, noise_mode="const")  # type: ignore[no-any-return]
+
+    with frozen(generator), torch.no_grad():
+        noise = Noise(rng)
+        parts = []
+        for _ in range(0, _STATISTICS, _AT_A_TIME):
+            device = next(generator.parameters()).device
+            labels = None if classes is None else noise.integers(classes, _AT_A_TIME).to(device)
+            parts.append(mapping(draw_latents(_AT_A_TIME, noise), labels))
+        drawn = torch.cat(parts)
+        mean = drawn.mean(0)
+        # The length of a typical step from the mean, as in the projector of StyleGAN2 (appendix D).
+        spread = float((drawn - mean).square().sum(1).mean().sqrt())
+    centre = mean if name == "w" else mean.expand(layers, -1).clone()
+    return LatentSpace(name, generator, map_latents, render, classes, spread=spread, centre=centre)
