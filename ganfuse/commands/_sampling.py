@@ -42,14 +42,14 @@ def class_names(run: Path, game: "Game") -> list[str]:
     return [str(name) for name in names] if len(names) == count else [str(label) for label in range(count)]
 
 
-def chosen_classes(text: str, names: Sequence[str]) -> list[int]:
-    """The labels that "each", or numbers and names with commas between, stand for.
+def chosen_classes(text: str, names: Sequence[str], *, option: str = "--classes") -> list[int]:
+    """The labels that "each", or numbers and names with commas between, stand for. Errors name the option.
 
     Raises:
         CommandError: a run without classes, or an unknown class (naming the nearest).
     """
     if not names:
-        raise CommandError("--classes: this run was trained without classes")
+        raise CommandError(f"{option}: this run was trained without classes")
     if text.strip().lower() == "each":
         return list(range(len(names)))
     by_name = {name.lower(): label for label, name in enumerate(names)}
@@ -62,7 +62,7 @@ def chosen_classes(text: str, names: Sequence[str]) -> list[int]:
         else:
             near = difflib.get_close_matches(part.lower(), by_name, n=1)
             raise CommandError(
-                f"--classes: there is no class {part!r}"
+                f"{option}: there is no class {part!r}"
                 + (f"; did you mean {names[by_name[near[0]]]!r}?" if near else ""),
                 hint=f"classes 0 to {len(names) - 1}: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
             )

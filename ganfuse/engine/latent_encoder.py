@@ -115,7 +115,7 @@ def train_encoder(
                     images = space.render(latents, labels)
                 loss = (at_least_float32(encoder(images)) - latents).square().mean()
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
                 if step >= steps - max(1, steps // 10):
                     recent.append(loss.detach())

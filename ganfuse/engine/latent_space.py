@@ -69,7 +69,10 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     wants = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
     try:
         for module in modules:
-            module.eval().requires_grad_(False)
+            module.eval()
+        # One by one: TorchScript modules have no requires_grad_ of their own.
+        for parameter, _ in wants:
+            parameter.requires_grad_(False)
         yield
     finally:
         for part, training in modes:
