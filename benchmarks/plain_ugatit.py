@@ -3,7 +3,8 @@
 Padding and upsampling as layers of their own, AdaLIN and ILN by `torch.mean` and `torch.var`, the maps weighed by each
 auxiliary classifier laid side by side, each layer's own `torch.nn.utils.spectral_norm`, every network called on every
 batch by itself, and PyTorch's default Adam with rho clipped afterwards. Generated images are detached in the
-discriminators' turn, which the authors' code leaves out, so that what is compared is arithmetic and not an oversight.
+discriminators' turn, and the discriminators frozen in the generators', which the authors' code leaves out: what is
+compared is arithmetic and not an oversight.
 """
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
+from ganfuse.engine.game import Batch
 from ganfuse.models.ugatit import UGATITGame
 from ganfuse.models.ugatit_networks import Discriminator, Generator
 
@@ -139,7 +141,7 @@ class PlainDiscriminator(nn.Module):
 
 
 class PlainUGATIT:
-    """The networks with a game's weights, and a training step."""
+    """The networks with a game's weights, and its training step."""
 
     def __init__(self, game: UGATITGame) -> None:
         self.generator_ab, self.generator_ba = PlainGenerator(game.generator_ab), PlainGenerator(game.generator_ba)
@@ -147,26 +149,33 @@ class PlainUGATIT:
             nn.ModuleList([PlainDiscriminator(d) for d in (j.global_discriminator, j.local_discriminator)])
             for j in (game.discriminator_a, game.discriminator_b)
         )
-        settings = {"lr": 1e-4, "betas": (0.5, 0.999), "weight_decay": 1e-4}
         self.generators = nn.ModuleList([self.generator_ab, self.generator_ba])
         self.discriminators = nn.ModuleList([self.discriminators_a, self.discriminators_b])
         parameter = next(game.parameters())
-        for networks in (self.generators, self.discriminators):
+        self.adam = {}
+        for name, networks in (("discriminators", self.discriminators), ("generators", self.generators)):
             networks.to(parameter.device, parameter.dtype).train(game.training)
-        self.adam = [torch.optim.Adam(nets.parameters(), **settings) for nets in (self.generators, self.discriminators)]
+            self.adam[name] = torch.optim.Adam(networks.parameters(), 1e-4, (0.5, 0.999), weight_decay=1e-4)
+        self.shapes = {player.name: [p.shape for p in player.parameters(game)] for player in game.players()}
 
-    def discriminator_loss(self, a: Tensor, b: Tensor) -> Tensor:
+    def discriminator_loss(self, batch: Batch, *, together: bool = False) -> Tensor:
+        """`together` shows each discriminator real and generated images in one batch, as ours are, which is the same
+        but for the power methods: these step at every call."""
+        a, b = batch.images, batch.images_b
         fake_b, fake_a = self.generator_ab(a)[0].detach(), self.generator_ba(b)[0].detach()
         total = a.new_zeros(())
         for judges, real, fake in ((self.discriminators_a, a, fake_a), (self.discriminators_b, b, fake_b)):
             for judge in judges:
-                for output in judge(real):
-                    total = total + F.mse_loss(output, torch.ones_like(output))
-                for output in judge(fake):
-                    total = total + F.mse_loss(output, torch.zeros_like(output))
+                if together:
+                    pairs = [output.chunk(2) for output in judge(torch.cat([real, fake]))]
+                else:
+                    pairs = zip(judge(real), judge(fake))
+                for one, other in pairs:
+                    total = total + F.mse_loss(one, torch.ones_like(one)) + F.mse_loss(other, torch.zeros_like(other))
         return total
 
-    def generator_loss(self, a: Tensor, b: Tensor) -> Tensor:
+    def generator_loss(self, batch: Batch) -> Tensor:
+        a, b = batch.images, batch.images_b
         fake_b, cam_a = self.generator_ab(a)
         fake_a, cam_b = self.generator_ba(b)
         cycle_a, cycle_b = self.generator_ba(fake_b)[0], self.generator_ab(fake_a)[0]
@@ -182,17 +191,31 @@ class PlainUGATIT:
             total = total + 1000 * F.binary_cross_entropy_with_logits(logits, wanted)
         return total
 
-    def step(self, a: Tensor, b: Tensor) -> None:
-        generators, discriminators = self.adam
-        discriminators.zero_grad()
-        self.discriminator_loss(a, b).backward()
-        discriminators.step()
-        generators.zero_grad()
-        self.generator_loss(a, b).backward()
-        generators.step()
+    def step(self, batch: Batch) -> None:
+        """Both players' moves."""
+        self.adam["discriminators"].zero_grad()
+        self.discriminator_loss(batch).backward()
+        self.adam["discriminators"].step()
+        self.adam["generators"].zero_grad()
+        self.discriminators.requires_grad_(False)
+        self.generator_loss(batch).backward()
+        self.discriminators.requires_grad_(True)
+        self.adam["generators"].step()
         for module in self.generators.modules():
             if isinstance(module, _LayerInstanceNorm):
                 module.rho.data.clamp_(0, 1)
+
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses by player, and gradients, "PLAYER INDEX", in the order and shapes of the game's parameters."""
+        found = {}
+        for name, networks in (("discriminators", self.discriminators), ("generators", self.generators)):
+            first = name == "discriminators"
+            loss = self.discriminator_loss(batch, together=True) if first else self.generator_loss(batch)
+            found[name] = loss.detach()
+            gradients = torch.autograd.grad(loss, list(networks.parameters()))
+            for index, (gradient, shape) in enumerate(zip(gradients, self.shapes[name], strict=True)):
+                found[f"{name} {index}"] = gradient.view(shape)
+        return found
 
 
 def _take_over(plain: nn.Module, ours: nn.Module) -> None:

@@ -1,3 +1,6 @@
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,23 +13,25 @@ from tests.models.translation_checks import toy_batch, unsettle
 @pytest.mark.parametrize("light", [True, False])
 def test_plain_form_has_the_same_losses_and_gradients(light):
     torch.manual_seed(0)
-    game = create("ugatit", resolution=16, channels=1, width=2, blocks=1, light=light).double()
+    game = create("ugatit", resolution=16, channels=1, width=2, blocks=1, light=light).double().train()
     unsettle(game)
-    # In eval mode the power methods stand still, so that it does not matter how often each network is called.
-    game.eval()
     plain, batch = PlainUGATIT(game), toy_batch(game, 2)
-    theirs = plain.discriminator_loss(batch.images, batch.images_b), plain.generator_loss(batch.images, batch.images_b)
-    moved = plain.discriminators, plain.generators
-    for turn, loss, networks in zip(game.turns(), theirs, moved):
-        ours = turn.loss(batch, Noise())["loss"]
-        torch.testing.assert_close(ours, loss)
-        mine = next(player for player in game.players() if player.name == turn.name).parameters(game)
-        pairs = zip(
-            torch.autograd.grad(ours, mine), torch.autograd.grad(loss, list(networks.parameters())), strict=True
-        )
-        for one, other in pairs:
-            scale = max(1.0, other.abs().max().item())
-            torch.testing.assert_close(one, other.reshape(one.shape), rtol=1e-7, atol=1e-9 * scale)
+    expected = plain.gradients(batch)
+    for turn in game.turns():
+        loss = turn.loss(batch, Noise())["loss"]
+        torch.testing.assert_close(loss.detach(), expected.pop(turn.name))
+        (player,) = (player for player in game.players() if player.name == turn.name)
+        for index, gradient in enumerate(torch.autograd.grad(loss, player.parameters(game))):
+            wanted = expected.pop(f"{turn.name} {index}")
+            scale = max(1.0, wanted.abs().max().item())
+            torch.testing.assert_close(gradient, wanted, rtol=1e-7, atol=1e-9 * scale)
+    assert not expected
+
+
+def test_separate_calls_are_the_same_but_for_the_power_methods():
+    game = create("ugatit", resolution=16, channels=1, width=2, blocks=1, light=True).double().eval()
+    plain, batch = PlainUGATIT(game), toy_batch(game, 2)
+    torch.testing.assert_close(plain.discriminator_loss(batch), plain.discriminator_loss(batch, together=True))
 
 
 def test_plain_step_moves_everything_and_keeps_rho_in_range():
@@ -36,8 +41,8 @@ def test_plain_step_moves_everything_and_keeps_rho_in_range():
     with torch.no_grad():
         for rho in rhos:
             rho.copy_(torch.linspace(0, 1, rho.numel()).view_as(rho))
-    before = [p.clone() for p in (*plain.generators.parameters(), *plain.discriminators.parameters())]
-    plain.step(batch.images.float(), batch.images_b.float())
-    after = [*plain.generators.parameters(), *plain.discriminators.parameters()]
-    assert all((old != new).any() for old, new in zip(before, after, strict=True) if new.numel() > 1)
+    parameters = [*plain.generators.parameters(), *plain.discriminators.parameters()]
+    before = copy.deepcopy(parameters)
+    plain.step(replace(batch, images=batch.images.float(), images_b=batch.images_b.float()))
+    assert all((old != new).any() for old, new in zip(before, parameters, strict=True) if new.numel() > 1)
     assert all(0 <= rho.min() <= rho.max() <= 1 for rho in rhos)
