@@ -87,10 +87,6 @@ class UGATITGame(TranslationGame):
             check_positive(style_grid=grid)
             if grid > size // 4:
                 raise ValueError(f"style_grid: expected 1 to {size // 4}, the side of the maps, got {grid}")
-        self._fixed_size = size if grid is None else None
-        if self._fixed_size is not None:
-            # What `ganfuse translate` pads smaller pictures to.
-            self.size_multiple = self.least_size = self._fixed_size
         both = cast(tuple[float, float], tuple(betas))
         lean = optimizer == "lean_adam"
         super().__init__(
@@ -102,6 +98,9 @@ class UGATITGame(TranslationGame):
             crop=crop,
             ema_decay=ema_decay,
         )
+        if grid is None:
+            self.one_size = True
+            self.size_multiple = self.least_size = size
         self.global_layers = _layers("global_layers", global_layers, _GLOBAL_LAYERS, size)
         fewer = max(3, self.global_layers - _LOCAL_FEWER)
         self.local_layers = _layers("local_layers", local_layers, fewer, size)
@@ -185,14 +184,13 @@ class UGATITGame(TranslationGame):
         translated = super().translate(images, direction)
         if not heat_map:
             return translated
+        return translated, self.heat_map(images, direction)
+
+    def heat_map(self, images: Tensor, direction: str = "ab") -> Tensor:
+        """Where the translator looks, (B, 1, H, W), each image's from 0 to 1; arguments as of `translate`."""
         translator = cast(Generator, self.translator(direction))
         with evaluation_mode(translator):
-            return translated, translator.heat_map(images)
-
-    def _wrong_size(self, side: int) -> str:
-        if self._fixed_size is not None and side != self._fixed_size:
-            return f"the full {self.name} takes images of {self._fixed_size} px only, got {side}"
-        return super()._wrong_size(side)
+            return translator.heat_map(images)
 
 
 def _judges_loss(judges: Judges, real: Tensor, fake: Tensor) -> Tensor:

@@ -275,8 +275,9 @@ def test_trains_resumes_and_translates(tmp_path):
 
 
 def test_refuses_what_it_is_not_made_for():
-    with pytest.raises(ValueError, match=r"resolution: .*multiples of 4"):
-        create("ugatit", resolution=18, light=True)
+    for light in (True, False):
+        with pytest.raises(ValueError, match=r"resolution: .*multiples of 4"):
+            create("ugatit", resolution=18, light=light)
     with pytest.raises(ValueError, match="style_grid: the light model has a grid of 1, got 4"):
         create("ugatit", **TINY, light=True, style_grid=4)
     with pytest.raises(ValueError, match="style_grid: expected 1 to 4, the side of the maps, got 5"):
@@ -293,7 +294,7 @@ def test_refuses_what_it_is_not_made_for():
     with pytest.raises(ValueError, match="lambda_cam: expected a number of at least 0, got -1"):
         create("ugatit", **TINY, lambda_cam=-1)
     game = create("ugatit", **TINY)
-    with pytest.raises(ValueError, match="images: the full ugatit takes images of 16 px only, got 20"):
+    with pytest.raises(ValueError, match="images: ugatit was made for images of 16×16 alone, got a side of 20"):
         game.translate(torch.zeros(1, 1, 20, 16))
     with pytest.raises(ValueError, match="takes images of 16×16 only"):
         game.generator_ab(torch.zeros(1, 1, 20, 20))
