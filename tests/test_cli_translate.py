@@ -108,6 +108,33 @@ def test_a_network_of_one_size(trained, photos, tmp_path, monkeypatch):
     assert run("translate", trained[0], photos, tmp_path / "out", "--resize", "train").exit_code == 0
 
 
+def test_where_the_network_looks(trained, photos, tmp_path, monkeypatch):
+    game = load_run(trained[0])
+    monkeypatch.setattr(translate, "load_for_sampling", lambda *a: game)
+    options = ("--heat-map", tmp_path / "heat", "--batch-size", 2)
+    result = run("translate", trained[0], photos, tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert "--heat-map: cyclegan does not say where it looks" in result.stderr
+    shown = []
+
+    def heat_map(images, direction):
+        shown.append((tuple(images.shape), direction))
+        return torch.ones(len(images), 1, *images.shape[2:])
+
+    game.heat_map = heat_map
+    result = run("translate", trained[0], photos, tmp_path / "out", *options, "--direction", "ba")
+    assert result.exit_code == 0, result.stderr
+    assert names(tmp_path / "heat") == names(tmp_path / "out") == ["a.png", "b/a.png", "b/c.jpg", "gray.png"]
+    assert {direction for _, direction in shown} == {"ba"}
+    with Image.open(tmp_path / "heat/b/a.png") as picture, Image.open(photos / "b/a.png") as before:
+        assert picture.size == before.size
+        pixels, gray = np.array(picture).astype(float), np.array(before).mean(2)
+    assert np.abs(pixels - (gray[:, :, None] + 255) / 2).max() <= 1
+    assert "already there" in run("translate", trained[0], photos, tmp_path / "new", *options).stderr
+    same = run("translate", trained[0], photos, tmp_path / "x", "--heat-map", tmp_path / "x")
+    assert "would have the same names" in same.stderr
+
+
 def test_one_picture_and_the_size_of_training(trained, photos, tmp_path):
     folder = trained[0]
     assert run("translate", folder, photos / "b" / "a.png", tmp_path / "one.webp", "--resize", "train").exit_code == 0

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,6 +64,12 @@ def translate(
         OnBadImage, typer.Option(help="A file that cannot be read stops with its name, or is left out.")
     ] = OnBadImage.error,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that are there already.")] = False,
+    heat_map: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for pictures of where the network looks, under the same names (ugatit).", show_default="none"
+        ),
+    ] = None,
 ) -> None:
     """Translate pictures to the other domain.
 
@@ -75,6 +81,8 @@ def translate(
     from ganfuse.engine.translation import TranslationGame
 
     jobs = _jobs(source, out)
+    if heat_map is not None:
+        jobs = [replace(job, heat=heat_map / _name(job, out)) for job in jobs]
     _require_vacant(jobs, overwrite)
     game = load_for_sampling(run, weights, checkpoint, device)
     if not isinstance(game, TranslationGame):
@@ -82,6 +90,8 @@ def translate(
             f"{run} is a run of {game.name}, which does not translate pictures",
             hint=f"ganfuse sample {run} --out grid.png draws from it",
         )
+    if heat_map is not None and not hasattr(game, "heat_map"):
+        raise CommandError(f"--heat-map: {game.name} does not say where it looks; ugatit does")
     report = _Report()
     reading = _pictures(jobs, run, game, resize, on_bad_image, report)
     with progress_bar("Translating", len(jobs)) as advance:
@@ -95,6 +105,7 @@ def translate(
 class _Job:
     source: Path
     target: Path
+    heat: Path | None = None
 
 
 @dataclass
@@ -142,12 +153,20 @@ def _jobs(source: Path, out: Path) -> list[_Job]:
     return jobs
 
 
+def _name(job: _Job, out: Path) -> Path:
+    """What the result is called in the folder of results."""
+    return job.target.relative_to(out) if out in job.target.parents else Path(job.target.name)
+
+
 def _require_vacant(jobs: list[_Job], overwrite: bool) -> None:
     for job in jobs:
         if job.target.is_dir() or (job.target.exists() and job.target.samefile(job.source)):
             what = "is a folder" if job.target.is_dir() else "is the picture to translate itself"
             raise CommandError(f"OUT: {job.target} {what}", "choose another folder")
-    there = [job.target for job in jobs if job.target.exists()]
+    wanted = [path for job in jobs for path in (job.target, job.heat) if path is not None]
+    if len(set(wanted)) < len(wanted):
+        raise CommandError("--heat-map: pictures of both kinds would have the same names", "choose another folder")
+    there = [path for path in wanted if path.exists()]
     if there and not overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise CommandError(f"OUT: {there[0]}{more} already there", "--overwrite replaces them")
@@ -194,6 +213,7 @@ def _translate(
     import torch
 
     from ganfuse.engine.grid import require_image_ending, save_pixels
+    from ganfuse.engine.heat_colors import overlay_heat
     from ganfuse.engine.image_padding import crop_to, pad_to_multiple
     from ganfuse.engine.metrics.image_batches import to_uint8
 
@@ -214,3 +234,9 @@ def _translate(
         options: dict[str, Any] = _QUALITY.get(require_image_ending(job.target), {})
         save_pixels(pixels, job.target, **options)
         report.written += 1
+    if jobs[0].heat is None:
+        return
+    heat = crop_to(game.heat_map(padded, direction), height, width)  # type: ignore[attr-defined, operator]
+    for job, pixels in zip(jobs, to_uint8(overlay_heat(images, heat)).cpu()):
+        if job.heat is not None:
+            save_pixels(pixels, job.heat, **_QUALITY.get(require_image_ending(job.heat), {}))
