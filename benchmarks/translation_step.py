@@ -1,6 +1,7 @@
 """A whole training step of a model that translates, beside the plain-PyTorch way of writing it: time and peak memory.
 
     python benchmarks/translation_step.py                          # CycleGAN, 128 px, batch 1, on one CPU core
+    python benchmarks/translation_step.py --model ugatit-light
     python benchmarks/translation_step.py --threads 2
     python benchmarks/translation_step.py --device cuda --side 256
     python benchmarks/translation_step.py --report benchmarks/results/translation-step.jsonl
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import records
 from benchmarks.plain_cyclegan import PlainCycleGAN
+from benchmarks.plain_ugatit import PlainUGATIT
 from benchmarks.timing import Call, make_timer, measure
 from ganfuse.engine.game import Batch
 from ganfuse.engine.loss_record import LossRecord
@@ -39,6 +41,7 @@ from ganfuse.engine.precision import Precision
 from ganfuse.engine.translation import TranslationGame
 from ganfuse.engine.turn_runner import TurnRunner
 from ganfuse.models import create
+from ganfuse.models.ugatit import UGATITGame
 
 DEFAULT_OUT = Path(__file__).resolve().parent / "results" / "translation-step.jsonl"
 IMPLEMENTATIONS = ("plain", "ganfuse", "ganfuse channels_last")
@@ -88,8 +91,22 @@ def _plain_cyclegan(game: TranslationGame, settings: Settings) -> PlainStep:
     return PlainCycleGAN(game, width=settings.width, blocks=_cyclegan_blocks(settings))
 
 
+def _ugatit_light(settings: Settings) -> TranslationGame:
+    game = create("ugatit", light=True, resolution=settings.side, width=settings.width, channels=settings.channels)
+    assert isinstance(game, TranslationGame)
+    return game
+
+
+def _plain_ugatit(game: TranslationGame, settings: Settings) -> PlainStep:
+    assert isinstance(game, UGATITGame)
+    return PlainUGATIT(game)
+
+
 #: What can be measured, by name. The plain counterpart of a model is a file of its own, such as plain_cyclegan.py.
-MODELS = {"cyclegan": Model(_cyclegan, _plain_cyclegan, side=128, small=Settings(side=32, width=4))}
+MODELS = {
+    "cyclegan": Model(_cyclegan, _plain_cyclegan, side=128, small=Settings(side=32, width=4)),
+    "ugatit-light": Model(_ugatit_light, _plain_ugatit, side=128, small=Settings(side=32, width=2)),
+}
 
 
 class GanfuseStep:
