@@ -20,13 +20,18 @@ _AT_A_TIME = 1_000
 
 
 class StyleBased(Protocol):
-    """What a generator needs for the spaces W and W+."""
+    """What a game has that gives the spaces W and W+, beside a `mapping` (z, labels) → w (B, F) in its generator.
 
-    def mapping(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """z (B, D) to w (B, F)."""
+    A game without it will do whose generator has a `synthesis` that is called with ws and ``noise_mode="const"`` and
+    has the attribute `num_ws`.
+    """
 
-    def synthesis(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
-        """ws (B, `synthesis.num_ws`, F) to images; noise_mode "const" makes it a function of ws alone."""
+    @property
+    def layers(self) -> int:
+        """How many layers take a w, at present."""
+
+    def synthesize(self, ws: Tensor) -> Tensor:
+        """ws (B, layers, F) to images, a function of ws alone: noise inputs are constant."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ def latent_space(game: Game, name: str = "z", *, rng: torch.Generator | None = N
 
     Args:
         game: an `AdversarialGame`, or any with its `generator`, `draw_latents` and `generate`.
-        name: "z", what the generator is fed with. For generators that are `StyleBased` also "w", what their mapping
-            network makes of it, and "w+", a w of its own for each layer (Abdal et al. 2019, arXiv 1904.03189).
+        name: "z", what the generator is fed with. For games that are `StyleBased` also "w", what their mapping network
+            makes of it, and "w+", a w of its own for each layer (Abdal et al. 2019, arXiv 1904.03189).
         rng: for the latents from which the mean and the spread of W are computed.
 
     Raises:
@@ -109,9 +114,9 @@ def latent_space(game: Game, name: str = "z", *, rng: torch.Generator | None = N
 
         bound = 1.0 if getattr(game, "latent", "normal") == "uniform" else None
         return LatentSpace("z", generator, draw, generate, classes, bound=bound)
-    mapping, synthesis = getattr(generator, "mapping", None), getattr(generator, "synthesis", None)
-    layers = getattr(synthesis, "num_ws", None)
-    if mapping is None or synthesis is None or not isinstance(layers, int):
+    mapping = getattr(generator, "mapping", None)
+    synthesize, layers = _synthesis(game, generator)
+    if mapping is None or synthesize is None:
         raise ValueError(f"space: {game.name} has no mapping network, so no space {name!r}; its space is 'z'")
 
     def map_latents(n: int, noise: Noise, labels: Tensor | None) -> Tensor:
@@ -120,7 +125,7 @@ def latent_space(game: Game, name: str = "z", *, rng: torch.Generator | None = N
 
     def render(latents: Tensor, labels: Tensor | None) -> Tensor:
         ws = latents if name == "w+" else latents.unsqueeze(1).expand(-1, layers, -1)
-        return synthesis(ws, noise_mode="const")  # type: ignore[no-any-return]
+        return synthesize(ws)
 
     with frozen(generator), torch.no_grad():
         noise = Noise(rng)
@@ -135,3 +140,15 @@ def latent_space(game: Game, name: str = "z", *, rng: torch.Generator | None = N
         spread = float((drawn - mean).square().sum(1).mean().sqrt())
     centre = mean if name == "w" else mean.expand(layers, -1).clone()
     return LatentSpace(name, generator, map_latents, render, classes, spread=spread, centre=centre)
+
+
+def _synthesis(game: Game, generator: nn.Module) -> tuple[Callable[[Tensor], Tensor] | None, int]:
+    """What makes images of ws, and how many w it takes for each; None if there is no such thing."""
+    own, layers = getattr(game, "synthesize", None), getattr(game, "layers", None)
+    if own is not None and isinstance(layers, int):
+        return own, layers
+    synthesis = getattr(generator, "synthesis", None)
+    layers = getattr(synthesis, "num_ws", None)
+    if synthesis is None or not isinstance(layers, int):
+        return None, 0
+    return lambda ws: synthesis(ws, noise_mode="const"), layers

@@ -126,6 +126,19 @@ def test_style_spaces(name):
     assert found.latents.shape == shape
 
 
+def test_a_game_can_say_how_its_styles_become_images():
+    """As one that grows does, whose synthesis has fewer layers at first."""
+    game = toy_game(ToyStyleGenerator())
+    synthesis = game.generator.synthesis
+    game.layers = 2
+    game.synthesize = lambda ws: synthesis(torch.cat([ws, ws[:, :1]], 1), "none")
+    space = latent_space(game, "w+", rng=seeded())
+    assert space.centre.shape == (2, 5)
+    ws = space.draw(1, Noise(seeded()), None)
+    assert ws.shape == (1, 2, 5)
+    torch.testing.assert_close(space.render(ws, None), synthesis(ws[:, [0, 1, 0]], "const"))
+
+
 def test_more_freedom_in_w_plus():
     """An image of which no single w is the latent."""
     game = toy_game(ToyStyleGenerator())
