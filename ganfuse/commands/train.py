@@ -193,13 +193,16 @@ def _seed(settings: Settings) -> int:
 
 
 def _create_game(name: str, known: dict[str, Any], settings: Settings, data: "AnyDataset") -> "Game":
-    """The game for this data set: what the data determine is not asked of the user."""
+    """The game for this data set: what the data and the trainer determine is not asked of the user."""
+    from ganfuse.engine.options import TrainerOptions
     from ganfuse.models import create
 
     determined = {
         "resolution": data.resolution,
         "channels": data.channels,
         "num_classes": classes_of(getattr(data, "num_classes", 1)),
+        # Some hyperparameters scale with it.
+        "batch_size": settings.trainer.get("batch_size", TrainerOptions.batch_size),
     }
     if hasattr(data, "features"):
         determined["embedding_dim"] = data.features

@@ -213,7 +213,7 @@ class AdversarialGame(Game):
         """What the discriminator's turn takes for generated images, as many as real ones, without gradients."""
         with torch.no_grad():
             fake_labels = self.draw_labels(len(batch), noise)
-            fakes = self.generate(self.draw_latents(len(batch), noise), fake_labels)
+            fakes = self.draw_images(len(batch), fake_labels, noise)
         if fakes.shape != batch.images.shape:
             raise ValueError(
                 f"generator: its images have shape {tuple(fakes.shape)}, those of the data {tuple(batch.images.shape)}"
@@ -229,7 +229,7 @@ class AdversarialGame(Game):
         with torch.no_grad():
             fake_labels = self.draw_labels(len(batch), noise)
             needed = any(weight for key, weight in self.penalties.items() if key in ("r2", "wgan_gp"))
-            fakes = self.generate(self.draw_latents(len(batch), noise), fake_labels) if needed else batch.images
+            fakes = self.draw_images(len(batch), fake_labels, noise) if needed else batch.images
         real_labels = None if fake_labels is None else self._real_labels(batch)
         penalties = self._penalties(batch.images, real_labels, fakes, fake_labels, noise)
         values = {key: value.detach() for key, value in penalties.items()}
@@ -262,7 +262,7 @@ class AdversarialGame(Game):
     def generator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """The generator's turn, on as many images as the batch has."""
         labels = self.draw_labels(len(batch), noise)
-        fakes = self.generate(self.draw_latents(len(batch), noise), labels)
+        fakes = self.draw_images(len(batch), labels, noise)
         fake_logits = self.discriminate(self.augmented(fakes, noise), labels)
         if not self.loss.relativistic:
             return {"loss": self.loss.generator(fake_logits)}
@@ -337,16 +337,29 @@ class AdversarialGame(Game):
             return None
         return noise.integers(self.num_classes, n).to(next(self.parameters()).device)
 
+    def draw_images(self, n: int, labels: Tensor | None, noise: Noise) -> Tensor:
+        """Generated images for a turn; whatever else than latents a system draws for them, it draws here."""
+        return self.generate(self.draw_latents(n, noise), labels)
+
     def generate(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Images from latents, with the labels if the generator takes them."""
-        images: Tensor = self.generator(z, labels) if self._generator_takes_labels else self.generator(z)
+        takes = (labels,) if self._generator_takes_labels else ()
+        images: Tensor = self.generator(z, *takes, **self.generator_options())
         return images
 
     def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Logits of images, with the labels if the discriminator takes them."""
-        takes = self._discriminator_takes_labels
-        logits: Tensor = self.discriminator(images, labels) if takes else self.discriminator(images)
+        takes = (labels,) if self._discriminator_takes_labels else ()
+        logits: Tensor = self.discriminator(images, *takes, **self.discriminator_options())
         return logits
+
+    def generator_options(self) -> dict[str, Any]:
+        """Further arguments with which the generator is called at present. None by default."""
+        return {}
+
+    def discriminator_options(self) -> dict[str, Any]:
+        """Likewise the discriminator."""
+        return {}
 
     def _real_labels(self, batch: Batch) -> Tensor:
         if batch.labels is None:

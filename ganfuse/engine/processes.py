@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ganfuse.engine.augment import AdaptiveAugment
 from ganfuse.engine.layers import BatchNormAct2d, ConditionalBatchNorm2d
+from ganfuse.engine.moving_average import MovingAverage
 from ganfuse.engine.noise import Shard
 
 __all__ = ["Processes", "synchronise_statistics"]
@@ -121,7 +122,7 @@ class Processes:
 
 
 def synchronise_statistics(model: nn.Module) -> None:
-    """Makes batch normalisation, and what adapts an augmentation, take their statistics over all processes.
+    """Makes batch normalisation, moving averages, and what adapts an augmentation, take theirs over all processes.
 
     That concerns the layers of this library. PyTorch's own cannot be differentiated twice when they are synchronised,
     so they are left as they are, with a warning.
@@ -130,7 +131,7 @@ def synchronise_statistics(model: nn.Module) -> None:
         return
     foreign = []
     for name, module in model.named_modules():
-        if isinstance(module, BatchNormAct2d | ConditionalBatchNorm2d | AdaptiveAugment):
+        if isinstance(module, BatchNormAct2d | ConditionalBatchNorm2d | AdaptiveAugment | MovingAverage):
             if module.process_group is None:
                 module.process_group = dist.group.WORLD
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm):

@@ -133,7 +133,9 @@ class ModulatedConv2d(_Modulated):
         self.act = bias_act_name(activation)
         self.resolution = (resolution, resolution) if isinstance(resolution, int) else resolution
         # setup_filter reads numbers, which the meta device has none of.
-        self.register_buffer("resample_filter", setup_filter(list(resample_filter)).to(device or "cpu"))
+        with torch.device("cpu"):
+            taps = setup_filter(list(resample_filter))
+        self.register_buffer("resample_filter", taps.to(self.weight.device))
         constant = None if self.resolution is None else torch.empty(self.resolution, device=device, dtype=dtype)
         self.register_buffer("noise_const", constant)
         self.noise_strength = nn.Parameter(torch.empty((), device=device, dtype=dtype)) if noise else None
@@ -159,7 +161,8 @@ class ModulatedConv2d(_Modulated):
             raise ValueError(f"noise_mode must be one of {', '.join(map(repr, NOISE_MODES))}, got {noise_mode!r}")
         return modulated_conv2d(
             x, self.weight, styles, self._noise(x, noise_mode), self.up, self.down, self.kernel_size // 2,
-            self.resample_filter if self.up > 1 or self.down > 1 else None, self.demodulate,
+            # A module in another precision has its buffers so; filters are float32.
+            self.resample_filter.float() if self.up > 1 or self.down > 1 else None, self.demodulate,
             # StyleGAN2 convolves where it upsamples, and correlates elsewhere; its weights are made so.
             flip_weight=self.up == 1, bias=self.bias, act=self.act,
             alpha=self.negative_slope if self.act == "lrelu" else None, gain=ACTIVATIONS[self.act].gain * gain,
