@@ -13,6 +13,7 @@ from ganfuse.models import dualgan as dualgan
 from ganfuse.models import gan as gan
 from ganfuse.models import gan_cls as gan_cls
 from ganfuse.models import logan as logan
+from ganfuse.models import progan as progan
 from ganfuse.models import sagan as sagan
 from ganfuse.models import ugatit as ugatit
 from ganfuse.models import stylegan2 as stylegan2
