@@ -16,6 +16,7 @@ from ganfuse.models import logan as logan
 from ganfuse.models import progan as progan
 from ganfuse.models import sagan as sagan
 from ganfuse.models import ugatit as ugatit
+from ganfuse.models import stylegan as stylegan
 from ganfuse.models import stylegan2 as stylegan2
 from ganfuse.models import unet_gan as unet_gan
 from ganfuse.models import unit as unit
