@@ -145,4 +145,6 @@ def _number(value: Any) -> Any:
     # YAML 1.1 takes 1e-4 for a string, since it has no dot. Nobody means that.
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return float(value)
+    if isinstance(value, dict):
+        return {key: _number(entry) for key, entry in value.items()}
     return [_number(entry) for entry in value] if isinstance(value, list) else value
