@@ -15,9 +15,9 @@ from ganfuse.models import gan_cls as gan_cls
 from ganfuse.models import logan as logan
 from ganfuse.models import progan as progan
 from ganfuse.models import sagan as sagan
-from ganfuse.models import ugatit as ugatit
 from ganfuse.models import stylegan as stylegan
 from ganfuse.models import stylegan2 as stylegan2
+from ganfuse.models import ugatit as ugatit
 from ganfuse.models import unet_gan as unet_gan
 from ganfuse.models import unit as unit
 from ganfuse.models.registry import ModelInfo, create, list_models, model_info, register_model
