@@ -1,0 +1,79 @@
+"""`load` and `sources`: checkpoints of other codebases, by the codebase's name."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from ganfuse.interop.network import Network, Source, fill
+from ganfuse.interop.reading import ignore, read_file, tensors_of
+from ganfuse.interop.source_list import SOURCES
+
+__all__ = ["load", "read_network", "source_info", "sources"]
+
+
+def sources() -> list[str]:
+    """Names of the codebases whose checkpoints `load` reads."""
+    return sorted(SOURCES)
+
+
+def source_info(name: str) -> Source:
+    """What there is to know about a source.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in SOURCES:
+        near = difflib.get_close_matches(str(name), SOURCES, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"source: expected one of {', '.join(map(repr, sources()))}, got {name!r}{meant}")
+    return SOURCES[name]
+
+
+def load(
+    source: str, checkpoint: str | os.PathLike[str] | Mapping[str, Any], part: str | None = None, **config: Any
+) -> nn.Module:
+    """A network of ganfuse with the weights of another codebase's checkpoint, in eval mode, on the CPU.
+
+    In eval mode it computes what the original computes. It is called like all networks of ganfuse: a generator with
+    ``(z, labels)``, labels being integers, images in [-1, 1]. Reading is strict: every tensor is used or on the list
+    of what is left out (``source_info(source).ignored``). Nothing in a file is executed.
+
+    Args:
+        source: one of `sources()`.
+        checkpoint: a file, or what it holds: the state dict of one network, or a dict of several.
+        part: "generator" or "discriminator", or the network's own name where a file holds several. None: whatever a
+            file of one network holds.
+        config: what the tensors' shapes leave open; see `ganfuse.interop` in the documentation for each source's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an argument is unknown, the file holds more than tensors and plain values, or the tensors do not
+            fit the network; the message lists what either side lacks.
+
+    Example::
+
+        generator = ganfuse.interop.load("biggan-pytorch", "weights/G_ema.pth")
+        images = generator(torch.randn(8, 120), torch.randint(1000, (8,)))
+    """
+    return fill(read_network(source, checkpoint, part, **config), source)
+
+
+def read_network(
+    source: str, checkpoint: str | os.PathLike[str] | Mapping[str, Any], part: str | None = None, **config: Any
+) -> Network:
+    """The module that `load` would fill, and what with."""
+    info = source_info(source)
+    if part is not None and part not in info.parts:
+        raise ValueError(f"part: {source} has {', '.join(map(repr, info.parts))}, got {part!r}")
+    found = checkpoint if isinstance(checkpoint, Mapping) else read_file(checkpoint)
+    reader = import_module(f"ganfuse.interop.{info.home}")
+    select = getattr(reader, "select", None)
+    if select is not None:
+        found, part = select(found, part)
+    tensors = ignore(tensors_of(found, info), info)
+    network: Network = reader.read(tensors, part, dict(config))
+    return network

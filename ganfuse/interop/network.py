@@ -1,0 +1,84 @@
+"""What a source's reader makes of a checkpoint, and the strict way into a network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganfuse.engine.checkpoint import CheckpointError, load_tensors
+
+__all__ = ["Network", "Source", "fill", "require_part", "unused_config"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """An imported network, not yet filled.
+
+    Attributes:
+        module: of ganfuse's models.
+        tensors: the checkpoint's tensors by the module's names. What was not understood keeps the name that it had, so
+            that the strict comparison reports it.
+        model: the registered model whose part this is, with its `config`.
+        part: the attribute of the model's game that holds the module.
+        config: for `ganfuse.models.create`; None where no configuration of the model has such a network.
+    """
+
+    module: nn.Module
+    tensors: dict[str, Tensor]
+    model: str
+    part: str
+    config: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A codebase whose checkpoints can be read.
+
+    Attributes:
+        name: for `ganfuse.interop.load`.
+        summary: whose code, and which networks.
+        parts: names of the networks, for the argument `part`.
+        home: the module that reads it, which has a function ``read(tensors, part, config)``.
+        ignored: patterns of keys that are left out, and why.
+    """
+
+    name: str
+    summary: str
+    parts: tuple[str, ...]
+    home: str
+    ignored: Mapping[str, str]
+
+
+def fill(network: Network, source: str) -> nn.Module:
+    """Puts the tensors into the module, in eval mode.
+
+    Raises:
+        ValueError: some tensor of either side has no counterpart, or one of another shape.
+    """
+    module = network.module
+    tensors = dict(network.tensors)
+    for key, value in module.state_dict().items():
+        # A count that only a momentum of None reads; most codebases do not store it.
+        if key.endswith("num_batches_tracked") and key not in tensors:
+            tensors[key] = torch.zeros_like(value)
+    try:
+        load_tensors(module, tensors, what=f"checkpoint: as {source}, {network.part}")
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+    return module.eval()
+
+
+def require_part(part: str | None, found: str, source: str) -> None:
+    """Raises ValueError where another network was asked for than the checkpoint holds."""
+    if part is not None and part != found:
+        raise ValueError(f"part: expected {found!r}, which is what this {source} checkpoint holds, got {part!r}")
+
+
+def unused_config(config: Mapping[str, Any], source: str, known: tuple[str, ...] = ()) -> None:
+    """Raises ValueError for keywords that the source has no use for."""
+    for key in config:
+        if key not in known:
+            takes = f"takes {', '.join(known)}" if known else "reads its whole architecture from the tensors"
+            raise ValueError(f"{key}: {source} {takes}; there is no such keyword")
