@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ganfuse.interop.network import Network, require_part, unused_config
+from ganfuse.interop.network import Network, require_part
 from ganfuse.interop.reading import renamed
 from ganfuse.interop.residual_layouts import (
+    NORM_NAMES,
     Frame,
     channels_fastest,
     indices,
@@ -29,10 +30,7 @@ _NAME = "biggan-pytorch"
 _COMMON = [
     # Each option of the codebase keeps the running statistics of its batch normalisation elsewhere.
     (r"\.bn\.(stored_mean|stored_var|running_mean|running_var)$", r".\1"),
-    (r"\.stored_(mean|var)$", r".running_\1"),
-    (r"^output_layer\.0\.gain$", "output_bn.weight"),
-    (r"^output_layer\.0\.", "output_bn."),
-    (r"^output_layer\.2\.", "output_conv."),
+    *NORM_NAMES,
     (r"^embed\.", "embedding."),
 ]
 _WIDE = [(r"^blocks\.(\d+)\.0\.", r"blocks.\1."), (r"^blocks\.(\d+)\.1\.", r"blocks.\1.attention.")]
@@ -40,7 +38,6 @@ _WIDE = [(r"^blocks\.(\d+)\.0\.", r"blocks.\1."), (r"^blocks\.(\d+)\.1\.", r"blo
 
 def read(tensors: dict[str, Tensor], part: str | None, config: Mapping[str, Any]) -> Network:
     """See `ganfuse.interop.load`."""
-    unused_config(config, _NAME)
     generator = "output_layer.2.weight" in tensors
     require_part(part, "generator" if generator else "discriminator", _NAME)
     deep = any(key.endswith(".conv4.weight") for key in tensors)

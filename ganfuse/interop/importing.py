@@ -47,7 +47,7 @@ def load(
         checkpoint: a file, or what it holds: the state dict of one network, or a dict of several.
         part: "generator" or "discriminator", or the network's own name where a file holds several. None: whatever a
             file of one network holds.
-        config: what the tensors' shapes leave open; see `ganfuse.interop` in the documentation for each source's.
+        config: what the tensors' shapes leave open; see ``source_info(source).keywords``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -69,6 +69,10 @@ def read_network(
     info = source_info(source)
     if part is not None and part not in info.parts:
         raise ValueError(f"part: {source} has {', '.join(map(repr, info.parts))}, got {part!r}")
+    for key in config:
+        if key not in info.keywords:
+            known = f"takes {', '.join(info.keywords)}" if info.keywords else "reads all of it from the tensors' shapes"
+            raise ValueError(f"{key}: {source} {known}; there is no such keyword")
     found = checkpoint if isinstance(checkpoint, Mapping) else read_file(checkpoint)
     reader = import_module(f"ganfuse.interop.{info.home}")
     select = getattr(reader, "select", None)

@@ -1,7 +1,7 @@
 """What a source's reader makes of a checkpoint, and the strict way into a network."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ganfuse.engine.checkpoint import CheckpointError, load_tensors
 
-__all__ = ["Network", "Source", "fill", "require_part", "unused_config"]
+__all__ = ["Ignored", "Network", "Source", "fill", "require_part"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """Tensors that are left out on purpose.
+
+    Attributes:
+        pattern: a regular expression of their whole names.
+        reason: why the network does not need them.
+        beside: only where the checkpoint has a tensor of this name.
+    """
+
+    pattern: str
+    reason: str
+    beside: str | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """A codebase whose checkpoints can be read.
 
@@ -41,14 +56,16 @@ class Source:
         summary: whose code, and which networks.
         parts: names of the networks, for the argument `part`.
         home: the module that reads it, which has a function ``read(tensors, part, config)``.
-        ignored: patterns of keys that are left out, and why.
+        ignored: what is left out, and why.
+        keywords: of `ganfuse.interop.load`, for what the tensors' shapes leave open, and what they mean.
     """
 
     name: str
     summary: str
     parts: tuple[str, ...]
     home: str
-    ignored: Mapping[str, str]
+    ignored: tuple[Ignored, ...] = ()
+    keywords: Mapping[str, str] = field(default_factory=dict)
 
 
 def fill(network: Network, source: str) -> nn.Module:
@@ -74,11 +91,3 @@ def require_part(part: str | None, found: str, source: str) -> None:
     """Raises ValueError where another network was asked for than the checkpoint holds."""
     if part is not None and part != found:
         raise ValueError(f"part: expected {found!r}, which is what this {source} checkpoint holds, got {part!r}")
-
-
-def unused_config(config: Mapping[str, Any], source: str, known: tuple[str, ...] = ()) -> None:
-    """Raises ValueError for keywords that the source has no use for."""
-    for key in config:
-        if key not in known:
-            takes = f"takes {', '.join(known)}" if known else "reads its whole architecture from the tensors"
-            raise ValueError(f"{key}: {source} {takes}; there is no such keyword")

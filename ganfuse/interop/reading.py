@@ -68,8 +68,8 @@ def tensors_of(found: Mapping[str, Any], source: Source) -> dict[str, Tensor]:
 
 
 def ignore(tensors: Mapping[str, Tensor], source: Source) -> dict[str, Tensor]:
-    """Without the keys on the source's list."""
-    patterns = [re.compile(pattern) for pattern in source.ignored]
+    """Without what is on the source's list."""
+    patterns = [re.compile(i.pattern) for i in source.ignored if i.beside is None or i.beside in tensors]
     return {key: value for key, value in tensors.items() if not any(p.fullmatch(key) for p in patterns)}
 
 

@@ -14,7 +14,7 @@ from ganfuse.interop.reading import renamed
 from ganfuse.models.layer_factory import LayerFactory
 from ganfuse.models.residual_networks import FIRST
 
-__all__ = ["AttendedBlock", "Frame", "channels_fastest", "indices", "place_attention", "resolution_of", "shape_of"]
+__all__ = ["NORM_NAMES", "AttendedBlock", "Frame", "channels_fastest", "indices", "place_attention", "resolution_of", "shape_of"]
 
 
 class AttendedBlock(nn.Module):
@@ -28,6 +28,15 @@ class AttendedBlock(nn.Module):
     def forward(self, x: Tensor, *condition: Any) -> Tensor:
         h: Tensor = self.attention(self.block(x, *condition))
         return h
+
+
+NORM_NAMES = [
+    (r"\.stored_(mean|var)$", r".running_\1"),
+    (r"^output_layer\.0\.gain$", "output_bn.weight"),
+    (r"^output_layer\.0\.", "output_bn."),
+    (r"^output_layer\.2\.", "output_conv."),
+]
+"""From the names of BigGAN-PyTorch and its kin to ours: of norms, and of a generator's last layers."""
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,48 @@
 """The codebases whose checkpoints can be read, and which of their tensors are left out, and why."""
 
-from ganfuse.interop.network import Source
+from ganfuse.interop.network import Ignored, Source
 
 __all__ = ["SOURCES"]
 
 _PLAYERS = ("generator", "discriminator")
+_COUNT = Ignored(r"(.*\.)?num_batches_tracked", "a count that evaluation does not read")
+_BIGGAN_NORMS = (
+    Ignored(r"(.*\.)?sv\d+", "singular values, kept for logs only"),
+    Ignored(r"(.*\.)?u[1-9]\d*", "vectors of further singular values, which are not part of the norm"),
+    _COUNT,
+)
 
 _LIST = (
     Source(
         "biggan-pytorch",
-        "BigGAN-PyTorch (Brock): BigGAN, BigGAN-deep and SAGAN, both players",
+        "BigGAN-PyTorch (Brock): BigGAN, BigGAN-deep and SAGAN",
         _PLAYERS,
         "biggan_pytorch",
-        {
-            r"(.*\.)?sv\d+": "singular values, kept for logs only",
-            r"(.*\.)?u[1-9]\d*": "vectors of further singular values, which are not part of the norm",
-            r"(.*\.)?num_batches_tracked": "a count that evaluation does not read",
-        },
+        _BIGGAN_NORMS,
+    ),
+    Source(
+        "hf-biggan-deep",
+        "pytorch-pretrained-BigGAN (Hugging Face): BigGAN-deep, converted from TF Hub",
+        ("generator",),
+        "hf_biggan_deep",
+        keywords={"truncation": "whose tabulated statistics of batch normalisation to take, in (0, 1]; default 0.4"},
+    ),
+    Source(
+        "sagan",
+        "Self-Attention-GAN (heykeetae): convolutional networks with two attention layers, 64 px",
+        _PLAYERS,
+        "sagan",
+        (_COUNT,),
+    ),
+    Source(
+        "unetgan",
+        "unetgan (Bosch Research): U-Net GAN",
+        _PLAYERS,
+        "unetgan",
+        (
+            *_BIGGAN_NORMS,
+            Ignored(r"linear\..*", "a layer of the discriminator that its forward does not use", "linear_middle.weight"),
+        ),
     ),
 )
 SOURCES = {source.name: source for source in _LIST}

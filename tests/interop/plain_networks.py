@@ -22,6 +22,12 @@ def drawn(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> State:
         elif len(shape) > 1:
             value = value / (value[0].numel() ** 0.5)
         state[key] = value
+    for key in state:
+        layer = key.removesuffix(".weight_orig")
+        if layer != key:
+            # On the way to the largest singular value: far from it, σ would be next to nothing.
+            matrix = state[key].flatten(1)
+            state[f"{layer}.weight_v"] = F.normalize(matrix.T @ state[f"{layer}.weight_u"], dim=0)
     return state
 
 

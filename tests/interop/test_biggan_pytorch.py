@@ -116,5 +116,5 @@ def test_arguments():
     state = drawn(layouts.discriminator(4, classes=5, attention_after=()))
     with pytest.raises(ValueError, match="part: expected 'discriminator', .*got 'generator'"):
         load(SOURCE, state, "generator")
-    with pytest.raises(ValueError, match="width: biggan-pytorch reads its whole architecture"):
+    with pytest.raises(ValueError, match="width: biggan-pytorch reads all of it"):
         load(SOURCE, state, width=4)
