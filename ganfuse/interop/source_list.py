@@ -21,6 +21,16 @@ _LIST = (
         _BIGGAN_NORMS,
     ),
     Source(
+        "cyclegan-pix2pix",
+        "pytorch-CycleGAN-and-pix2pix: ResNet generators and PatchGANs with instance normalisation",
+        _PLAYERS,
+        "cyclegan_pix2pix",
+        (
+            Ignored(r".*\.running_(mean|var)", "of instance normalisation, from PyTorch before 0.4, never used"),
+            _COUNT,
+        ),
+    ),
+    Source(
         "hf-biggan-deep",
         "pytorch-pretrained-BigGAN (Hugging Face): BigGAN-deep, converted from TF Hub",
         ("generator",),
