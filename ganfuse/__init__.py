@@ -72,7 +72,7 @@ registry.register_source("ganfuse.models")
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("engine", "kernels", "models"):
+    if name in ("engine", "interop", "kernels", "models"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -82,4 +82,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "engine", "kernels", "models"})
+    return sorted({*globals(), *_HOMES, "engine", "interop", "kernels", "models"})

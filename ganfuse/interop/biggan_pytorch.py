@@ -4,6 +4,7 @@ Its spectral normalisation stores u alone and steps in evaluation, too; a step a
 the same σ. Its first linear layer gives the channels slowest.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ def read(tensors: dict[str, Tensor], part: str | None, config: Mapping[str, Any]
 def _generator(tensors: dict[str, Tensor], deep: bool) -> Network:
     channels_fastest(tensors, "linear")
     blocks = len(indices(tensors, r"blocks\.(\d+)\."))
-    table = biggan_deep.GENERATOR_WIDTHS if deep else biggan.GENERATOR_WIDTHS
+    table = biggan.GENERATOR_WIDTHS
     resolution = resolution_of((blocks // 2 if deep else blocks) + 1, table, "a generator")
     rows, source = shape_of(tensors, "linear.weight")
     condition = shape_of(tensors, "blocks.0.bn1.gain.weight")
@@ -82,7 +83,7 @@ def _generator(tensors: dict[str, Tensor], deep: bool) -> Network:
         model, make, layers = "sagan", sagan.Generator, sagan.LAYERS  # type: ignore[assignment]
         width = shape_of(tensors, f"blocks.{blocks - 1}.conv2.weight")[0]
         config.update(num_classes=condition[0], latent_dim=source, width=width)
-    maps = [size for pair in zip(sizes, sizes[1:]) for size in pair] if deep else sizes[1:]
+    maps = [size for pair in itertools.pairwise(sizes) for size in pair] if deep else sizes[1:]
     return place_attention(make, tensors, Frame("generator", model, config, config, maps, layers))
 
 

@@ -4,6 +4,7 @@ Conditions are (z, embedding), not (embedding, z). Statistics of batch normalisa
 z, in steps of 1/50. The last convolution has more maps than the image, and its spectral norm is that of all of them.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from ganfuse.interop.network import Network, require_part
 from ganfuse.interop.reading import renamed
 from ganfuse.interop.residual_layouts import Frame, indices, place_attention, resolution_of, shape_of
 from ganfuse.models import biggan_deep
-from ganfuse.models.biggan import layers_of
+from ganfuse.models.biggan import GENERATOR_WIDTHS, layers_of
 from ganfuse.models.residual_networks import FIRST, doublings
 
 __all__ = ["read"]
@@ -47,18 +48,18 @@ def read(tensors: dict[str, Tensor], part: str | None, config: Mapping[str, Any]
     ]
     tensors = renamed(tensors, rules)
     tensors = {key: value.reshape(()) if key.endswith(".gamma") else value for key, value in tensors.items()}
-    resolution = resolution_of(blocks // 2 + 1, biggan_deep.GENERATOR_WIDTHS, "a generator")
+    resolution = resolution_of(blocks // 2 + 1, GENERATOR_WIDTHS, "a generator")
     rows = shape_of(tensors, "linear.weight")[0]
     own = {
         "resolution": resolution,
         "channels": _CHANNELS,
-        "width": rows // FIRST**2 // biggan_deep.GENERATOR_WIDTHS[resolution][0],
+        "width": rows // FIRST**2 // GENERATOR_WIDTHS[resolution][0],
         "num_classes": classes,
         "shared_features": shared,
         "latent_dim": latents,
     }
     sizes = doublings(FIRST, resolution)
-    maps = [size for pair in zip(sizes, sizes[1:]) for size in pair]
+    maps = [size for pair in itertools.pairwise(sizes) for size in pair]
     frame = Frame("generator", "biggan-deep", own, own, maps, layers_of())
     return place_attention(biggan_deep.Generator, tensors, frame)
 

@@ -14,7 +14,16 @@ from ganfuse.interop.reading import renamed
 from ganfuse.models.layer_factory import LayerFactory
 from ganfuse.models.residual_networks import FIRST
 
-__all__ = ["NORM_NAMES", "AttendedBlock", "Frame", "channels_fastest", "indices", "place_attention", "resolution_of", "shape_of"]
+__all__ = [
+    "NORM_NAMES",
+    "AttendedBlock",
+    "Frame",
+    "channels_fastest",
+    "indices",
+    "place_attention",
+    "resolution_of",
+    "shape_of",
+]
 
 
 class AttendedBlock(nn.Module):

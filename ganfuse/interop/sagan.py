@@ -5,6 +5,7 @@ as their input, unpooled, and enter it without a convolution. Spectral normalisa
 weight as rows, and steps in evaluation, too.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ class Generator(nn.Module):
         super().__init__()
         self.latent_dim = latent_dim
         convs = [nn.ConvTranspose2d(latent_dim, widths[0], 4)]
-        convs += [nn.ConvTranspose2d(i, o, 4, stride=2, padding=1) for i, o in zip(widths, widths[1:])]
+        convs += [nn.ConvTranspose2d(i, o, 4, stride=2, padding=1) for i, o in itertools.pairwise(widths)]
         self.stages = nn.ModuleList(
             nn.Sequential(spectral_norm(conv, dim=0), BatchNormAct2d(conv.out_channels, activation="relu"))
             for conv in convs

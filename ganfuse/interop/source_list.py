@@ -51,7 +51,9 @@ _LIST = (
         "unetgan",
         (
             *_BIGGAN_NORMS,
-            Ignored(r"linear\..*", "a layer of the discriminator that its forward does not use", "linear_middle.weight"),
+            Ignored(
+                r"linear\..*", "a layer of the discriminator that its forward does not use", "linear_middle.weight"
+            ),
         ),
     ),
 )

@@ -1,5 +1,7 @@
 """BigGAN-PyTorch's networks: the published layout of small ones, and what they compute in eval mode."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,7 +52,7 @@ def label_generator(width: int, *, classes: int, latents: int) -> Shapes:
     """SAGAN's, at 128 px: norms with embeddings of their own, z whole, no attention."""
     widths = [width * m for m in (16, 16, 8, 4, 2, 1)]
     shapes = normalised("linear", 16 * widths[0], latents)
-    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         block = f"blocks.{i}.0"
         shapes |= normalised(f"{block}.conv1", outputs, inputs, 3, 3)
         shapes |= normalised(f"{block}.conv2", outputs, outputs, 3, 3)
@@ -95,7 +97,7 @@ def deep_discriminator(width: int, *, classes: int, attention_after: int) -> Sha
     """BigGANdeep, D_ch=width, res=64, D_depth=2: widths 1, 2, 4, 8, 16."""
     widths = [width * m for m in (1, 2, 4, 8, 16)]
     shapes = normalised("input_conv", widths[0], 3, 3, 3)
-    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         for j, taken in enumerate((inputs, outputs)):
             block, h = f"blocks.{i}.{j}", outputs // 4
             shapes |= normalised(f"{block}.conv1", h, taken, 1, 1) | normalised(f"{block}.conv4", outputs, h, 1, 1)

@@ -15,7 +15,7 @@ def drawn(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> State:
     state = {}
     for key, shape in shapes.items():
         value = torch.randn(shape, generator=rng)
-        if key.endswith("var") or key.endswith("vars"):
+        if key.endswith(("var", "vars")):
             value = value.abs() + 0.5
         elif key.split(".")[-1] in ("u0", "weight_u", "weight_v"):
             value = F.normalize(value, dim=-1)
@@ -62,7 +62,7 @@ def scaled(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
 
 def attended(x: Tensor, theta: Tensor, phi: Tensor, g: Tensor, o: Tensor, gamma: Tensor) -> Tensor:
     """BigGAN's attention: keys and values max-pooled, 1×1 convolutions without bias."""
-    n, channels, height, width = x.shape
+    n, _channels, height, width = x.shape
     query = F.conv2d(x, theta).flatten(2)
     key = F.max_pool2d(F.conv2d(x, phi), 2).flatten(2)
     value = F.max_pool2d(F.conv2d(x, g), 2).flatten(2)

@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_listed():
 
 def test_unusual_generators_are_refused():
     state = drawn(layouts.generator(4, classes=5, shared=11, piece=5, attention_after=1))
-    flat = {k: v[:, :11] if ".gain.weight" in k or ".0.bn" in k and v.dim() == 2 and "u0" not in k else v
+    flat = {k: v[:, :11] if ".gain.weight" in k or (".0.bn" in k and v.dim() == 2 and "u0" not in k) else v
             for k, v in state.items()}  # fmt: skip
     with pytest.raises(ValueError, match="hierarchical latents"):
         load(SOURCE, flat)
@@ -114,7 +114,7 @@ def test_unusual_generators_are_refused():
 
 def test_arguments():
     state = drawn(layouts.discriminator(4, classes=5, attention_after=()))
-    with pytest.raises(ValueError, match="part: expected 'discriminator', .*got 'generator'"):
+    with pytest.raises(ValueError, match=r"part: expected 'discriminator', .*got 'generator'"):
         load(SOURCE, state, "generator")
     with pytest.raises(ValueError, match="width: biggan-pytorch reads all of it"):
         load(SOURCE, state, width=4)

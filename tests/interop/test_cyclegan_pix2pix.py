@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,9 @@ def conv(name, outputs, inputs, size, *, transposed=False):
 
 
 def generator_layout(width, blocks, second=5):
-    shapes = conv("model.1", width, 3, 7) | conv("model.4", 2 * width, width, 3) | conv("model.7", 4 * width, 2 * width, 3)
+    shapes = (
+        conv("model.1", width, 3, 7) | conv("model.4", 2 * width, width, 3) | conv("model.7", 4 * width, 2 * width, 3)
+    )
     for i in range(10, 10 + blocks):
         for place in (1, second):
             shapes |= conv(f"model.{i}.conv_block.{place}", 4 * width, 4 * width, 3)
@@ -27,7 +31,7 @@ def generator_layout(width, blocks, second=5):
 def discriminator_layout(width, layers):
     widths = [width * min(2**n, 8) for n in range(layers + 1)]
     shapes = conv("model.0", width, 3, 4)
-    for n, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
+    for n, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         shapes |= conv(f"model.{2 + 3 * n}", outputs, inputs, 4)
     return shapes | conv(f"model.{2 + 3 * layers}", 1, widths[-1], 4)
 

@@ -28,7 +28,12 @@ def layout(width, classes, latents):
         if layer is None:
             c = 2 * width
             shapes |= {f"{name}.gamma": (1,)}
-            for part, rows, columns in (("theta", c // 8, c), ("phi", c // 8, c), ("g", c // 2, c), ("o_conv", c, c // 2)):
+            for part, rows, columns in (
+                ("theta", c // 8, c),
+                ("phi", c // 8, c),
+                ("g", c // 2, c),
+                ("o_conv", c, c // 2),
+            ):
                 shapes |= normalised(f"{name}.snconv1x1_{part}", rows, columns, 1, 1, bias=False)
             continue
         inputs, outputs = width * layer[1], width * layer[2]

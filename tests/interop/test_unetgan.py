@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ DECODER = ((16, 8), (16, 4), (8, 2), (4, 1), (2, 1))
 def generator_layout(width, latents):
     """G_ch=width, res=128, unconditional: every norm has two perceptrons on z."""
     shapes = normalised("linear", 256 * width, latents)
-    for i, (inputs, outputs) in enumerate(zip(GENERATOR, GENERATOR[1:])):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(GENERATOR)):
         inputs, outputs, block = inputs * width, outputs * width, f"blocks.{i}.0"
         shapes |= normalised(f"{block}.conv1", outputs, inputs, 3, 3)
         shapes |= normalised(f"{block}.conv2", outputs, outputs, 3, 3)
@@ -36,7 +38,7 @@ def discriminator_layout(width, classes, attention_after):
     """D_ch=width, res=128: five blocks down, five up, a 1×1 convolution, and a linear layer without use."""
     shapes = {}
     widths = [3, *(m * width for m in ENCODER)]
-    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         shapes |= normalised(f"blocks.{i}.0.conv1", outputs, inputs, 3, 3)
         shapes |= normalised(f"blocks.{i}.0.conv2", outputs, outputs, 3, 3)
         shapes |= normalised(f"blocks.{i}.0.conv_sc", outputs, inputs, 1, 1)
