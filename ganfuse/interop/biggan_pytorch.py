@@ -23,6 +23,7 @@ from ganfuse.interop.residual_layouts import (
 )
 from ganfuse.interop.spectral import settle
 from ganfuse.models import biggan, biggan_deep, sagan
+from ganfuse.models.layer_factory import LayerFactory
 from ganfuse.models.residual_networks import FIRST, doublings
 
 __all__ = ["read"]
@@ -80,7 +81,7 @@ def _generator(tensors: dict[str, Tensor], deep: bool) -> Network:
     elif deep:
         raise ValueError("checkpoint: a BigGAN-deep generator without a shared embedding has no counterpart")
     else:
-        model, make, layers = "sagan", sagan.Generator, sagan.LAYERS  # type: ignore[assignment]
+        model, make, layers = "sagan", sagan.Generator, LayerFactory()  # type: ignore[assignment]
         width = shape_of(tensors, f"blocks.{blocks - 1}.conv2.weight")[0]
         config.update(num_classes=condition[0], latent_dim=source, width=width)
     maps = [size for pair in itertools.pairwise(sizes) for size in pair] if deep else sizes[1:]

@@ -29,7 +29,7 @@ from ganfuse.models.residual_networks import (
 )
 
 RESOLUTIONS = (32, 64, 128)
-LAYERS = LayerFactory()
+_LAYERS = LayerFactory()
 
 
 class Generator(ResidualGenerator):
@@ -60,17 +60,17 @@ class Generator(ResidualGenerator):
     ) -> None:
         sizes = doublings(FIRST, resolution)
         widths = [width * min(16, resolution // size) for size in sizes]
-        norm = partial(LAYERS.batch_norm, num_classes=num_classes)
+        norm = partial(_LAYERS.batch_norm, num_classes=num_classes)
         super().__init__(
             resolution=resolution,
             channels=channels,
             latent_dim=latent_dim,
             num_classes=num_classes,
-            linear=LAYERS.linear(latent_dim, widths[0] * FIRST * FIRST),
-            blocks=[UpBlock(inputs, outputs, norm=norm, layers=LAYERS) for inputs, outputs in pairwise(widths)],
-            attention=attention_after(sizes[1:], widths[1:], attention_resolution, LAYERS, pool_keys=pool_keys),
+            linear=_LAYERS.linear(latent_dim, widths[0] * FIRST * FIRST),
+            blocks=[UpBlock(inputs, outputs, norm=norm, layers=_LAYERS) for inputs, outputs in pairwise(widths)],
+            attention=attention_after(sizes[1:], widths[1:], attention_resolution, _LAYERS, pool_keys=pool_keys),
             features=widths[-1],
-            layers=LAYERS,
+            layers=_LAYERS,
         )
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -96,17 +96,17 @@ class Discriminator(ProjectionDiscriminator):
     ) -> None:
         sizes = doublings(FIRST, resolution // 2)[::-1]
         widths = [width * min(16, resolution // (2 * size)) for size in sizes]
-        blocks = [DownBlock(channels, widths[0], preactivation=False, layers=LAYERS)]
-        blocks += [DownBlock(inputs, outputs, layers=LAYERS) for inputs, outputs in pairwise(widths)]
-        blocks += [DownBlock(widths[-1], widths[-1], downsample=False, layers=LAYERS)]
+        blocks = [DownBlock(channels, widths[0], preactivation=False, layers=_LAYERS)]
+        blocks += [DownBlock(inputs, outputs, layers=_LAYERS) for inputs, outputs in pairwise(widths)]
+        blocks += [DownBlock(widths[-1], widths[-1], downsample=False, layers=_LAYERS)]
         super().__init__(
             resolution=resolution,
             channels=channels,
             num_classes=num_classes,
             blocks=blocks,
-            attention=attention_after(sizes, widths, attention_resolution, LAYERS, pool_keys=pool_keys),
+            attention=attention_after(sizes, widths, attention_resolution, _LAYERS, pool_keys=pool_keys),
             features=widths[-1],
-            layers=LAYERS,
+            layers=_LAYERS,
         )
 
 
