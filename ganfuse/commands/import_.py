@@ -16,7 +16,7 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the run to write.")],
     part: Annotated[
-        str | None, typer.Option(help="Which network, where the file holds several.", show_default="the only one")
+        str | None, typer.Option(help="Which network, where the file holds several.", show_default="all")
     ] = None,
     place: Annotated[
         str | None,
@@ -36,7 +36,7 @@ def import_(
     The architecture is read from the tensors. Every tensor must fit; nothing in the file is executed. Parts of the
     model that are not imported have new weights.
 
-    Sources: biggan-pytorch, cyclegan-pix2pix, hf-biggan-deep, unetgan.
+    Sources: biggan-pytorch, cyclegan-pix2pix, hf-biggan-deep, ugatit-pytorch, unetgan.
     """
     from ganfuse.commands._settings import parse_assignments
     from ganfuse.engine import CheckpointError

@@ -11,8 +11,9 @@ from ganfuse.engine.checkpoint import CheckpointError, load_tensors, save_checkp
 from ganfuse.engine.game import Game
 from ganfuse.engine.run_config import FORMAT
 from ganfuse.engine.run_folder import RunFolder
-from ganfuse.interop.importing import read_network, source_info
+from ganfuse.interop.importing import held_networks, read_network, source_info
 from ganfuse.interop.network import Network, fill
+from ganfuse.interop.reading import read_file
 from ganfuse.models import create
 from ganfuse.version import __version__
 
@@ -36,7 +37,7 @@ def load_game(
     discriminator that begins.
 
     Args:
-        source, checkpoint, part: as in `load`.
+        source, checkpoint, part: as in `load`; but without `part` all networks are taken of a file that holds several.
         place: the game's part that the network becomes, where it could be several, such as ``"generator_ba"``.
         also: further parts of the game, and their checkpoints, of the same source.
         config: keywords of the source (see `load`), and of the model (see `ganfuse.models.create`).
@@ -47,8 +48,14 @@ def load_game(
     """
     info = source_info(source)
     own = {key: config.pop(key) for key in tuple(config) if key in info.keywords}
-    first = read_network(source, checkpoint, part, **own)
-    networks = {first.part if place is None else place: first}
+    found = checkpoint if isinstance(checkpoint, Mapping) else read_file(checkpoint)
+    held = [] if part is not None else held_networks(found, info)
+    if held:
+        networks = {info.places[name]: read_network(source, found, name, **own) for name in held}
+        first = next(iter(networks.values()))
+    else:
+        first = read_network(source, found, part, **own)
+        networks = {first.part if place is None else place: first}
     for name, other in (also or {}).items():
         if name in networks:
             raise ValueError(f"also: {name} is what the first checkpoint becomes; place= may name another part")
@@ -56,9 +63,10 @@ def load_game(
     game = create(first.model, **{**_common_config(source, networks), **config})
     for name, network in networks.items():
         filled = fill(network, source)
-        target = getattr(game, name, None)
-        if not isinstance(target, type(filled)):
-            parts = ", ".join(repr(key) for key, child in game.named_children() if isinstance(child, type(filled)))
+        modules = dict(game.named_modules())
+        target = modules.get(name)
+        if target is None or not isinstance(target, type(filled)):
+            parts = ", ".join(repr(key) for key, child in modules.items() if isinstance(child, type(filled)))
             raise ValueError(f"place: expected one of {parts}, for a {type(filled).__name__} of {source}, got {name!r}")
         try:
             load_tensors(target, filled.state_dict(), what=f"checkpoint: {source} as {first.model}'s {name}")

@@ -12,7 +12,7 @@ from ganfuse.interop.network import Network, Source, fill
 from ganfuse.interop.reading import ignore, read_file, tensors_of
 from ganfuse.interop.source_list import SOURCES
 
-__all__ = ["load", "read_network", "source_info", "sources"]
+__all__ = ["held_networks", "load", "read_network", "source_info", "sources"]
 
 
 def sources() -> list[str]:
@@ -75,9 +75,19 @@ def read_network(
             raise ValueError(f"{key}: {source} {known}; there is no such keyword")
     found = checkpoint if isinstance(checkpoint, Mapping) else read_file(checkpoint)
     reader = import_module(f"ganfuse.interop.{info.home}")
-    select = getattr(reader, "select", None)
-    if select is not None:
-        found, part = select(found, part)
+    held = held_networks(found, info)
+    if held:
+        if part not in held:
+            names = ", ".join(map(repr, held))
+            if part is None:
+                raise ValueError(f"part: this file holds several networks, {names}; say which")
+            raise ValueError(f"part: the file holds {names}, got {part!r}")
+        found = found[part]
     tensors = ignore(tensors_of(found, info), info)
     network: Network = reader.read(tensors, part, dict(config))
     return network
+
+
+def held_networks(found: Mapping[str, Any], info: Source) -> list[str]:
+    """Names of the networks in a file that holds several; empty for a state dict."""
+    return [name for name in info.places if isinstance(found.get(name), Mapping)]

@@ -57,6 +57,7 @@ class Source:
         parts: names of the networks, for the argument `part`.
         home: the module that reads it, which has a function ``read(tensors, part, config)``.
         ignored: what is left out, and why.
+        places: where the networks of a file that holds several by name belong in the model.
         keywords: of `ganfuse.interop.load`, for what the tensors' shapes leave open, and what they mean.
     """
 
@@ -65,6 +66,7 @@ class Source:
     parts: tuple[str, ...]
     home: str
     ignored: tuple[Ignored, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
     keywords: Mapping[str, str] = field(default_factory=dict)
 
 

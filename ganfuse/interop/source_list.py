@@ -11,6 +11,14 @@ _BIGGAN_NORMS = (
     Ignored(r"(.*\.)?u[1-9]\d*", "vectors of further singular values, which are not part of the norm"),
     _COUNT,
 )
+_UGATIT = {
+    "genA2B": "generator_ab",
+    "genB2A": "generator_ba",
+    "disGA": "discriminator_a.global_discriminator",
+    "disGB": "discriminator_b.global_discriminator",
+    "disLA": "discriminator_a.local_discriminator",
+    "disLB": "discriminator_b.local_discriminator",
+}
 
 _LIST = (
     Source(
@@ -43,6 +51,14 @@ _LIST = (
         _PLAYERS,
         "sagan",
         (_COUNT,),
+    ),
+    Source(
+        "ugatit-pytorch",
+        "UGATIT-pytorch: all six networks, full and light",
+        (*_PLAYERS, *_UGATIT),
+        "ugatit_pytorch",
+        (Ignored(r"(gap_fc|gmp_fc)\.weight_[uv]", "a power method on a single row, whose norm is its length"),),
+        places=_UGATIT,
     ),
     Source(
         "unetgan",
