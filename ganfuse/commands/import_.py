@@ -36,7 +36,8 @@ def import_(
     The architecture is read from the tensors. Every tensor must fit; nothing in the file is executed. Parts of the
     model that are not imported have new weights.
 
-    Sources: biggan-pytorch, cyclegan-pix2pix, hf-biggan-deep, ugatit-pytorch, unetgan.
+    Sources: biggan-pytorch, cyclegan-pix2pix, hf-biggan-deep, stylegan2-ada,
+    ugatit-pytorch, unetgan.
     """
     from ganfuse.commands._settings import parse_assignments
     from ganfuse.engine import CheckpointError

@@ -51,7 +51,9 @@ def load_game(
     found = checkpoint if isinstance(checkpoint, Mapping) else read_file(checkpoint)
     held = [] if part is not None else held_networks(found, info)
     if held:
-        networks = {info.places[name]: read_network(source, found, name, **own) for name in held}
+        # Of two for one place the latter stays: a generator's average.
+        chosen = {info.places[name]: name for name in held}
+        networks = {where: read_network(source, found, name, **own) for where, name in chosen.items()}
         first = next(iter(networks.values()))
     else:
         first = read_network(source, found, part, **own)

@@ -77,11 +77,14 @@ def read_network(
     reader = import_module(f"ganfuse.interop.{info.home}")
     held = held_networks(found, info)
     if held:
-        if part not in held:
+        # The average of a generator comes after the generator itself.
+        matching = [name for name in held if part in (name, info.places[name])]
+        if not matching:
             names = ", ".join(map(repr, held))
             if part is None:
                 raise ValueError(f"part: this file holds several networks, {names}; say which")
             raise ValueError(f"part: the file holds {names}, got {part!r}")
+        part = matching[-1]
         found = found[part]
     tensors = ignore(tensors_of(found, info), info)
     network: Network = reader.read(tensors, part, dict(config))

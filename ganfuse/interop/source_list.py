@@ -53,6 +53,17 @@ _LIST = (
         (_COUNT,),
     ),
     Source(
+        "stylegan2-ada",
+        "stylegan2-ada-pytorch, and StyleGAN2 as stylegan3 saves it: state dicts and NVIDIA's pickles",
+        (*_PLAYERS, "G", "G_ema", "D"),
+        "stylegan2_ada",
+        places={"G": "generator", "G_ema": "generator", "D": "discriminator"},
+        keywords={
+            "conv_clamp": "limit of every convolution's result, None for none; default 256, as in its configurations",
+            "group_size": "of the discriminator's minibatch standard deviation, None for the whole batch; default 4",
+        },
+    ),
+    Source(
         "ugatit-pytorch",
         "UGATIT-pytorch: all six networks, full and light",
         (*_PLAYERS, *_UGATIT),
