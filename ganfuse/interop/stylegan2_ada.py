@@ -16,7 +16,8 @@ from ganfuse.interop.reading import renamed
 from ganfuse.interop.residual_layouts import indices, shape_of
 from ganfuse.interop.source_list import SOURCES
 from ganfuse.kernels import setup_filter
-from ganfuse.models.stylegan2_networks import Discriminator, Generator
+from ganfuse.models.stylegan2_discriminator import Discriminator
+from ganfuse.models.stylegan2_generator import Generator
 
 __all__ = ["read"]
 
