@@ -22,15 +22,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import attention_report, records
+from benchmarks import attention_report
 from benchmarks.attention_cases import CPU_CASES, GPU_CASES, Case
 from benchmarks.attention_passes import PASSES
 from benchmarks.attention_providers import COMPILED, OURS, PROVIDERS
 from benchmarks.attention_runner import ContextLostError, Runner
 from benchmarks.attention_warmup import compile_ahead
-from benchmarks.ceilings import measure_ceilings
-from benchmarks.device_probes import gpu_state
-from benchmarks.timing import make_timer
+from ganfuse.bench import records
+from ganfuse.bench.ceilings import measure_ceilings
+from ganfuse.bench.device_probes import gpu_state
+from ganfuse.bench.timing import make_timer
 
 Plan = list[tuple[Case, list[str]]]
 

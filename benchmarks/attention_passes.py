@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention_cases import Inputs
-from benchmarks.timing import Call
+from ganfuse.bench.timing import Call
 from ganfuse.kernels.feature_attention import reference
 
 PASSES = ("forward", "backward", "forward_backward", "double_backward", "penalty")

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import correctness, records
 from benchmarks.attention_cases import Case, Inputs, make_inputs
 from benchmarks.attention_passes import PASSES, RESULTS, calls, expected
 from benchmarks.attention_providers import OURS, RefusedError, build
-from benchmarks.ceilings import Ceilings
-from benchmarks.device_probes import count_launches, peak_bytes
-from benchmarks.timing import Call, Timer, Timing, measure
+from ganfuse.bench import correctness, records
+from ganfuse.bench.ceilings import Ceilings
+from ganfuse.bench.device_probes import count_launches, peak_bytes
+from ganfuse.bench.timing import Call, Timer, Timing, measure
 from ganfuse.kernels import Cost
 
 

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import records
-from benchmarks.timing import Call, CpuTimer, measure
+from ganfuse.bench import records
+from ganfuse.bench.timing import Call, CpuTimer, measure
 from ganfuse.engine.data import ImageDataset, open_dataset, pack_dataset
 
 DEFAULT_OUT = Path(__file__).resolve().parent / "results" / "data-loading.jsonl"

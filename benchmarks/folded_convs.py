@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import records
-from benchmarks.correctness import failures, relative_error
-from benchmarks.timing import Call, make_timer, measure
+from ganfuse.bench import records
+from ganfuse.bench.correctness import failures, relative_error
+from ganfuse.bench.timing import Call, make_timer, measure
 from ganfuse.engine.layers import Conv2dDownsample, UpsampleConv2d
 from ganfuse.kernels.resampled_conv2d.choice import folds
 from ganfuse.models.blocks import DownBlock, UpBlock

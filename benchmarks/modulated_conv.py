@@ -27,10 +27,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import records
-from benchmarks.ceilings import measure_ceilings
-from benchmarks.correctness import bound, relative_error
-from benchmarks.device_probes import count_launches, peak_bytes
 from benchmarks.modulated_conv_blocks import (
     Block,
     Layer,
@@ -42,7 +38,11 @@ from benchmarks.modulated_conv_blocks import (
     run_block,
     style_places,
 )
-from benchmarks.timing import Call, Timer, make_timer, measure
+from ganfuse.bench import records
+from ganfuse.bench.ceilings import measure_ceilings
+from ganfuse.bench.correctness import bound, relative_error
+from ganfuse.bench.device_probes import count_launches, peak_bytes
+from ganfuse.bench.timing import Call, Timer, make_timer, measure
 from ganfuse.kernels import no_weight_gradients, use_backend
 from ganfuse.kernels.scaled_bias_act import cost, scaled_bias_act
 

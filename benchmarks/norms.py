@@ -26,11 +26,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import correctness, records
-from benchmarks.ceilings import Ceilings, measure_ceilings
-from benchmarks.device_probes import count_launches, gpu_state
 from benchmarks.norms_cases import GPU_CASES, Case, Op, make_inputs, ours, plain
-from benchmarks.timing import Call, Timer, make_timer, measure
+from ganfuse.bench import correctness, records
+from ganfuse.bench.ceilings import Ceilings, measure_ceilings
+from ganfuse.bench.device_probes import count_launches, gpu_state
+from ganfuse.bench.timing import Call, Timer, make_timer, measure
 
 OURS = "ganfuse"
 QUICK = (OURS, "reference", "plain")

@@ -23,9 +23,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import norms_plain, records
+from benchmarks import norms_plain
 from benchmarks.norms_plain import Norm
-from benchmarks.timing import Call, make_timer, measure
+from ganfuse.bench import records
+from ganfuse.bench.timing import Call, make_timer, measure
 from ganfuse.kernels import use_backend
 
 # Batch, channels, side: U-GAT-IT at 256² has its AdaLIN blocks there; a wide and a deep site of generators.

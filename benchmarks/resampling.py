@@ -27,10 +27,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import records
-from benchmarks.ceilings import measure_ceilings
-from benchmarks.correctness import failures
-from benchmarks.timing import Call, make_timer, measure
+from ganfuse.bench import records
+from ganfuse.bench.ceilings import measure_ceilings
+from ganfuse.bench.correctness import failures
+from ganfuse.bench.timing import Call, make_timer, measure
 from ganfuse.kernels import Cost, setup_filter, upfirdn2d
 from ganfuse.kernels.upfirdn2d import cost
 

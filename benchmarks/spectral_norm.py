@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import records
-from benchmarks.ceilings import measure_ceilings
-from benchmarks.device_probes import count_launches, gpu_state
-from benchmarks.timing import Call, CpuTimer, Timing, make_timer, measure
+from ganfuse.bench import records
+from ganfuse.bench.ceilings import measure_ceilings
+from ganfuse.bench.device_probes import count_launches, gpu_state
+from ganfuse.bench.timing import Call, CpuTimer, Timing, make_timer, measure
 from ganfuse.kernels.spectral_normalize import cases, cost, spectral_normalize
 
 MODELS = {"biggan-128 D": cases.biggan_discriminator, "biggan-128 G": cases.biggan_generator}

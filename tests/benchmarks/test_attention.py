@@ -8,7 +8,7 @@ import torch
 from benchmarks import attention, attention_providers, attention_runner
 from benchmarks.attention_cases import CPU_CASES, GPU_CASES, Case, make_inputs
 from benchmarks.attention_passes import PASSES, RESULTS, calls, definition, expected
-from benchmarks.timing import Timing
+from ganfuse.bench.timing import Timing
 from ganfuse.kernels.feature_attention import cost
 
 TINY = Case("tiny", 3, 2, 5, 4, 2, "fp32", "nchw")
@@ -21,7 +21,7 @@ def tiny_inputs(dtype="fp32", layout="channels_last", d=2, e=5):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """One round of one sample; ceilings that need no measuring."""
-    from benchmarks.ceilings import Ceilings
+    from ganfuse.bench.ceilings import Ceilings
 
     def measure(calls, timer, **_):
         return {name: Timing([timer.sample(call, 1), timer.sample(call, 1)]) for name, call in calls.items()}

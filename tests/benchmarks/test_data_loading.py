@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import data_loading, records
+from benchmarks import data_loading
+from ganfuse.bench import records
 
 
 def test_measures_every_form_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

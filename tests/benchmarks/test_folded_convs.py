@@ -1,6 +1,7 @@
 import torch
 
-from benchmarks import folded_convs, records
+from benchmarks import folded_convs
+from ganfuse.bench import records
 from ganfuse.kernels.resampled_conv2d import eager
 
 

@@ -1,7 +1,8 @@
 import torch
 
-from benchmarks import modulated_conv, records
+from benchmarks import modulated_conv
 from benchmarks.modulated_conv_blocks import Block, blocks, grouped
+from ganfuse.bench import records
 
 
 def test_blocks_are_those_of_stylegan2_256():

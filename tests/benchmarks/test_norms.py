@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks import norms, norms_cases
-from benchmarks.ceilings import Ceilings
-from benchmarks.timing import Timing
+from ganfuse.bench.ceilings import Ceilings
+from ganfuse.bench.timing import Timing
 
 OPS = ("cbn", "bn", "in", "adain", "epilogue", "adalin", "iln", "pixel_norm", "bias_act")
 TINY = [norms_cases.Case("tiny", op, 2, 4, 4, "fp32", goal=op == "cbn") for op in OPS]

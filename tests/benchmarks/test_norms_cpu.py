@@ -1,6 +1,7 @@
 import torch
 
-from benchmarks import norms_cpu, records
+from benchmarks import norms_cpu
+from ganfuse.bench import records
 
 
 def test_measures_what_is_right_and_reports_it(tmp_path, monkeypatch, capsys):

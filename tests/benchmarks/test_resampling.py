@@ -1,6 +1,7 @@
 import torch
 
-from benchmarks import records, resampling
+from benchmarks import resampling
+from ganfuse.bench import records
 
 SITES = {
     "blur": resampling.Site(3, 8, padding=(2, 2)),

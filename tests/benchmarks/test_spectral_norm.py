@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import records, spectral_norm
+from benchmarks import spectral_norm
+from ganfuse.bench import records
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.device_probes import count_launches
-from benchmarks.timing import Call
+from ganfuse.bench.device_probes import count_launches
+from ganfuse.bench.timing import Call
 from ganfuse.kernels import batch_norm_act, instance_norm_act, layer_instance_norm_act
 from tests.kernels.channel_norm.problems import Problem, call, derivatives, make_inputs
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import correctness
+from ganfuse.bench import correctness
 
 
 def test_relative_error_is_the_frobenius_one():

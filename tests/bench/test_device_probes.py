@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import torch
 from torch.autograd import DeviceType
 
-from benchmarks import device_probes
-from benchmarks.timing import Call
+from ganfuse.bench import device_probes
+from ganfuse.bench.timing import Call
 
 
 def event(name, start, end, device):
@@ -25,9 +25,16 @@ def test_launches_are_counted_by_the_range_that_they_lie_in():
     assert device_probes.launches_by_range(events) == {"forward": 2, "penalty": 1}
 
 
+def test_peak_memory_on_a_cpu_is_what_is_held_at_once():
+    x = torch.ones(1000, 1000)
+    peak = device_probes.peak_bytes(Call(lambda _: ((x + 1) * 2).sum()), torch.device("cpu"))
+    assert 2 * x.nbytes <= peak <= 2 * x.nbytes + 1024
+    kept = device_probes.peak_bytes(Call(lambda y: y.sum(), lambda: x + 1), torch.device("cpu"))
+    assert x.nbytes <= kept <= x.nbytes + 1024
+
+
 def test_cpus_have_no_such_numbers():
     cpu = torch.device("cpu")
     call = Call(lambda _: None)
-    assert device_probes.peak_bytes(call, cpu) is None
     assert device_probes.count_launches({"call": call}, cpu) == {}
     assert device_probes.gpu_state(cpu) == {}

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+# Of the checkout, or the folder that the package is installed in.
+ROOT = Path(__file__).resolve().parents[2]
 # A file is continued only where all of these are the same.
 IDENTITY = ("benchmark", "device", "torch", "triton", "source")
 
@@ -63,6 +64,9 @@ def source_digest(folder: str = "kernels") -> str:
 def commit() -> str:
     """The commit checked out, ``+`` behind it if files differ from it; ``GANFUSE_COMMIT`` where there is no git."""
     try:
+        # An environment may lie within somebody else's checkout, whose commit says nothing about us.
+        command = ["git", "-C", str(ROOT), "ls-files", "--error-unmatch", "ganfuse/version.py"]
+        subprocess.run(command, capture_output=True, text=True, check=True)
         command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         head = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         command = ["git", "-C", str(ROOT), "status", "--porcelain"]
@@ -97,7 +101,7 @@ def header(benchmark: str, device: torch.device, command: str, *, folder: str = 
         properties = torch.cuda.get_device_properties(device)
         about |= {
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": properties.multi_processor_count,
             "l2_bytes": properties.L2_cache_size,

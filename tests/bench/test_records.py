@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import records
+from ganfuse.bench import records
 
 
 @pytest.fixture

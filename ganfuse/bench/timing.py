@@ -135,14 +135,15 @@ class CudaTimer:
         for _ in range(2):
             start, end = self._events(2)
             start.record()
-            torch.cuda._sleep(cycles)
+            torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
             end.record()
             torch.cuda.synchronize(self._device)
-        return cycles / (start.elapsed_time(end) * 1e-3)
+        milliseconds: float = start.elapsed_time(end)
+        return cycles / (milliseconds * 1e-3)
 
     @staticmethod
     def _events(count: int) -> list[torch.cuda.Event]:
-        return [torch.cuda.Event(enable_timing=True) for _ in range(count)]
+        return [torch.cuda.Event(enable_timing=True) for _ in range(count)]  # type: ignore[no-untyped-call]
 
     def _host_seconds(self, call: Call) -> float:
         """Median of a few runs, of one if they take long."""
@@ -174,7 +175,7 @@ class CudaTimer:
         for start, end in zip(starts, ends):
             state = call.prepare()
             self._other_data.sum()
-            torch.cuda._sleep(hold)
+            torch.cuda._sleep(hold)  # type: ignore[no-untyped-call]
             start.record()
             result = call.run(state)
             end.record()

@@ -1,17 +1,25 @@
 """Peak memory, kernel launches and the state of a GPU."""
 
+import json
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 
-from benchmarks.timing import Call
+from ganfuse.bench.timing import Call
 
 
 def peak_bytes(call: Call, device: torch.device) -> int | None:
-    """The most memory that `prepare` and `run` hold together beyond what was held before; None on CPUs."""
+    """The most memory that `prepare` and `run` hold together beyond what was held before.
+
+    On CPUs it is what goes through PyTorch's allocator, by its profiler; None on anything but CPUs and CUDA devices.
+    """
+    if device.type == "cpu":
+        return _cpu_peak_bytes(call)
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)
@@ -22,6 +30,23 @@ def peak_bytes(call: Call, device: torch.device) -> int | None:
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device) - before
     del state, result
+    return peak
+
+
+def _cpu_peak_bytes(call: Call) -> int:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        state = call.prepare()
+        result = call.run(state)
+    del state, result
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    changes = [(e["ts"], int(e["args"]["Bytes"])) for e in events if e.get("name") == "[memory]"]
+    held = peak = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        held += change
+        peak = max(peak, held)
     return peak
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.timing import Call, CpuTimer, CudaTimer, Timing, measure
+from ganfuse.bench.timing import Call, CpuTimer, CudaTimer, Timing, measure
 
 
 class Clock:

@@ -3,11 +3,13 @@
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmarks.timing import Call, CudaTimer, Timer
+from ganfuse.bench.timing import Call, CudaTimer, Timer
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -37,12 +39,16 @@ def measure_ceilings(device: torch.device, timer: Timer, types: Iterable[str]) -
         size = (8192 if name != "fp32" else 4096) if gpu else 1024
         a, b = (torch.randn(size, size, device=device).to(_TYPES[name]) for _ in range(2))
         out = torch.empty_like(a)
-        matmul[name] = 2 * size**3 / _median(Call(lambda _, a=a, b=b, out=out: torch.mm(a, b, out=out)), timer, gpu)
+        matmul[name] = 2 * size**3 / _median(Call(partial(_product, a, b, out)), timer, gpu)
         del a, b, out
     source = torch.randn((1 << 29) if gpu else (1 << 25), device=device)
     target = torch.empty_like(source)
     copy = 2 * source.nbytes / _median(Call(lambda _: target.copy_(source)), timer, gpu)
     return Ceilings(copy, matmul, _exp_rate(device, timer) if isinstance(timer, CudaTimer) else None)
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor, _: Any) -> None:
+    torch.mm(a, b, out=out)
 
 
 def _median(call: Call, timer: Timer, gpu: bool) -> float:
@@ -52,7 +58,7 @@ def _median(call: Call, timer: Timer, gpu: bool) -> float:
 
 
 def _exp_rate(device: torch.device, timer: Timer) -> float:
-    from benchmarks.exponentials import BLOCK, REPEATS, exponentials
+    from ganfuse.bench.exponentials import BLOCK, REPEATS, exponentials
 
     programs = 64 * torch.cuda.get_device_properties(device).multi_processor_count
     out = torch.empty(programs * BLOCK, device=device)
