@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["Series", "draw_curves"]
+__all__ = ["Series", "draw_curves", "svg_of"]
 
 Series = dict[str, list[tuple[int, float | None]]]
 """By the name of a curve: step and value; None where the value was not finite."""
@@ -41,12 +41,17 @@ def draw_curves(title: str, series: Mapping[str, Sequence[tuple[int, float | Non
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, ncols=2)
+    return svg_of(figure, title)
+
+
+def svg_of(figure: Any, name: str) -> str:
+    """A matplotlib figure as an <svg> element; `name` keeps its identifiers apart from those of others on the page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     # Several drawings share a page: their identifiers must not meet.
-    prefix = re.sub(r"\W", "", title) or "curves"
+    prefix = re.sub(r"\W", "", name) or "curves"
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
     return re.sub(r'(url\(#|href="#)', rf"\1{prefix}-", svg)
 

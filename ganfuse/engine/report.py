@@ -11,27 +11,13 @@ from typing import Any
 from ganfuse.engine.atomic_file import atomic_write
 from ganfuse.engine.checkpoint import list_checkpoints
 from ganfuse.engine.curves import Series, draw_curves
+from ganfuse.engine.html_page import html_page
 from ganfuse.engine.run_folder import RunFolder
 
 __all__ = ["write_report"]
 
 # Grids that are embedded: the first, the last, and others evenly between them.
 _MOST_GRIDS = 24
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --quiet: #777; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }
-.quiet { color: var(--quiet); } .tiles { display: flex; flex-wrap: wrap; gap: .6rem; padding: 0; }
-.tiles div { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem; }
-.tiles b { display: block; font-size: 1.25rem; }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 1rem; }
-.curves svg { width: 100%; height: auto; background: #fff; border-radius: 6px; }
-table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top; }
-td { overflow-wrap: anywhere; } th { font-weight: 500; color: var(--quiet); white-space: nowrap; }
-#samples img { max-width: 100%; image-rendering: pixelated; border-radius: 6px; display: block; }
-#samples input { width: 100%; max-width: 640px; }
-"""
 
 _SCRIPT = """
 const grids = [...document.querySelectorAll('#samples figure')];
@@ -71,11 +57,7 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
         _evaluations(evaluations),
         _tables(config),
     ]
-    page = (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(name)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
-    )
+    page = html_page(name, "".join(parts))
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as file:
         file.write(page.encode())

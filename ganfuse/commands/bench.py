@@ -1,0 +1,216 @@
+"""`ganfuse bench`: every op beside plain PyTorch, torch.compile and the library call that one would pick instead."""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ganfuse.commands._errors import EXIT_FAILED, CommandError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ganfuse.bench.records import ResultFile
+    from ganfuse.bench.subject import Case
+
+EXAMPLE = "ganfuse bench feature_attention bias_act --html bench.html"
+
+_PASSES = {"forward": "forward", "backward": "forward+backward", "double": "double backward"}
+
+
+def bench(
+    ops: Annotated[
+        list[str] | None, typer.Argument(metavar="[OP]...", help="Ops to measure.", show_default="all")
+    ] = None,
+    shapes: Annotated[
+        str | None,
+        typer.Option(
+            help="Of these: sagan-128, biggan-128, stylegan2-256, progan-256, ugatit-256.", show_default="all"
+        ),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OP:SIZE=N,...", help="A shape of your own; may be repeated."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="fp32, bf16, fp16, or several with commas.", show_default="bf16; fp32 on a CPU")
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="nchw, channels_last, or both with a comma.", show_default="channels_last; nchw on a CPU"),
+    ] = None,
+    which: Annotated[
+        str, typer.Option("--pass", help="forward, backward (with the forward), double (backward of the backward).")
+    ] = "forward,backward,double",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1...")] = "auto",
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            help="Implementations beside ganfuse: reference, compile, or a library's by its name in the table; none.",
+            show_default="all; without compile on a CPU",
+        ),
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option("--time", help="Begin no shape after so many seconds.", show_default="300; 100 on a CPU"),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; 1 on a machine that is busy.")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="JSON lines, written as they come; the command goes on with them."),
+    ] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with plots (ganfuse[report]).")] = None,
+    compare_file: Annotated[
+        Path | None, typer.Option("--compare", help="Results of before; the exit code is 1 if ganfuse became slower.")
+    ] = None,
+    read_file: Annotated[
+        Path | None, typer.Option("--read", help="Show results of before; nothing is measured.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what is in the --json file.")] = False,
+) -> None:
+    """Measure the ops at shapes of published networks, beside other implementations of the same.
+
+    Correctness comes first: what is wrong against float64 gets no time. Shares are of the bandwidth of a copy and the
+    rate of a matrix product on this device, measured in the same run.
+    """
+    from ganfuse.bench import records, table
+
+    before = _read(compare_file, "--compare") if compare_file is not None else None
+    if read_file is not None:
+        found = _read(read_file, "--read")
+        table.print_rows(records.joined_rows(found), typer.echo)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = json_file or Path(folder) / "bench.jsonl"
+            found = _measure(
+                path, ops or [], _split(shapes), shape or [], _split(dtype), _split(layout), _split(which), device,
+                None if peers is None else [name for name in _split(peers) if name != "none"],
+                time_limit, threads, restart,
+            )  # fmt: skip
+        if json_file is not None:
+            typer.echo(f"wrote {json_file}", err=True)
+    typer.echo("\n" + "\n".join(table.headline(found)))
+    if html_file is not None:
+        from ganfuse.bench.page import write_page
+
+        write_page(found, html_file)
+        typer.echo(f"wrote {html_file}", err=True)
+    if before is not None:
+        _compare(before, found)
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _read(path: Path, option: str) -> list[dict[str, Any]]:
+    from ganfuse.bench import records
+
+    try:
+        found = records.read(path)
+    except ValueError as error:
+        raise CommandError(f"{option}: {path} holds no JSON lines: {error}") from error
+    if not found or found[0].get("benchmark") != "bench":
+        raise CommandError(f"{option}: {path} is no result file of ganfuse bench")
+    return found
+
+
+def _measure(
+    path: Path, ops: list[str], shapes: list[str], own: list[str], dtypes: list[str], layouts: list[str],
+    which: list[str], device_name: str, peers: list[str] | None, limit: float | None, threads: int | None,
+    restart: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    import torch
+
+    from ganfuse.bench import records
+    from ganfuse.bench.catalogue import make_cases, parse_site, require_known
+    from ganfuse.bench.subject import LAYOUTS, TYPES
+
+    device = _device(device_name)
+    gpu = device.type == "cuda"
+    dtypes, layouts = dtypes or ["bf16" if gpu else "fp32"], layouts or ["channels_last" if gpu else "nchw"]
+    for what, names, known in (("dtype", dtypes, TYPES), ("layout", layouts, LAYOUTS), ("pass", which, _PASSES)):
+        for name in names:
+            require_known(what, name, known)
+    if not which:
+        raise CommandError("--pass names no pass", f"known: {', '.join(_PASSES)}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    cases = make_cases(ops, shapes, dtypes, layouts, device, own=[parse_site(text) for text in own])
+    command = " ".join(["ganfuse", *sys.argv[1:]])
+    try:
+        results = records.ResultFile(path, records.header("bench", device, command), restart=restart)
+    except records.OtherRunError as error:
+        raise CommandError(str(error), "--restart throws them away") from error
+    seconds = limit if limit is not None else (300.0 if gpu else 100.0)
+    _run(cases, results, device, [_PASSES[name] for name in which], peers, time.monotonic() + seconds)
+    return results.records
+
+
+def _run(
+    cases: "list[Case]", results: "ResultFile", device: "torch.device", which: list[str], peers: list[str] | None,
+    deadline: float,
+) -> None:  # fmt: skip
+    from ganfuse.bench import records, table
+    from ganfuse.bench.ceilings import measure_ceilings
+    from ganfuse.bench.device_probes import gpu_state
+    from ganfuse.bench.runner import Runner
+    from ganfuse.bench.timing import make_timer
+
+    timer = make_timer(device)
+    typer.echo(f"{len(cases)} shapes on {records.device_name(device)}; first the ceilings", err=True)
+    ceilings = measure_ceilings(device, timer, sorted({case.dtype for case in cases}))
+    results.append({**ceilings.record(), **gpu_state(device)})
+    runner = Runner(device, results, timer, ceilings, wanted=which, peers=peers)
+    left = [case for case in cases if not runner.is_done(case)]
+    if len(left) < len(cases):
+        typer.echo(f"{len(cases) - len(left)} of {len(cases)} are there", err=True)
+    late = []
+    for number, case in enumerate(left):
+        if time.monotonic() > deadline:
+            late = left[number:]
+            break
+        rows = runner.run(case)
+        table.print_rows([{**case.record(), **row} for row in rows], typer.echo)
+    has_curve = any(record["kind"] == "memory" for record in results.records)
+    if not late and not has_curve and any(case.op == "feature_attention" for case in cases):
+        runner.memory_curve()
+    results.append({"kind": "end", **gpu_state(device)})
+    if late:
+        names = ", ".join(dict.fromkeys(case.op for case in late))
+        typer.echo(f"the time is up: {len(late)} shapes are left ({names}); the same command with --json measures them")
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise CommandError(f"--device {name!r} is no device", "auto, cpu, cuda, cuda:1...") from error
+    if device.type not in ("cpu", "cuda"):
+        raise CommandError(f"--device must be a CPU or a CUDA GPU, got {name!r}")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise CommandError("no GPU that PyTorch can use", "--device cpu measures the CPU")
+        device = torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device())
+        torch.cuda.set_device(device)
+    return device
+
+
+def _compare(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
+    from ganfuse.bench import compare
+    from ganfuse.bench.subject import OURS
+
+    typer.echo("\nagainst the results of before:")
+    for difference in compare.differences(before, now):
+        typer.echo(f"  other {difference}")
+    changes = compare.compare(before, now)
+    typer.echo("\n".join(compare.lines(changes)))
+    if any(change.is_regression and change.provider == OURS for change in changes):
+        raise typer.Exit(EXIT_FAILED)
