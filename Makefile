@@ -5,14 +5,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 OUT ?= benchmarks/results/new
+MINUTES ?= 5
 
-.PHONY: help demo test test-slow lint gpu inspect clean
+.PHONY: help demo test test-slow lint gpu gpu-details inspect clean
 
 help:
 	@echo "make demo       train SAGAN on the embedded digits (about four minutes on two CPU cores) and draw samples"
 	@echo "make test       set up, lint, types, fast tests"
 	@echo "make test-slow  set up, the long tests"
-	@echo "make gpu        on a machine with a GPU, PyTorch and Triton: GPU tests, then benchmarks into OUT=$(OUT)"
+	@echo "make gpu        on a machine with a GPU, PyTorch and Triton: GPU tests, then every op's benchmark into OUT=$(OUT)"
+	@echo "make gpu-details  there, too: the longer benchmarks of single ops"
 	@echo "make inspect    compile every kernel for every supported GPU (none needed) and print registers, spills, ..."
 	@echo "make clean      remove .venv and caches"
 
@@ -51,10 +53,16 @@ test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not interpreter and not gpu"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and interpreter and not gpu" tests/kernels tests/models tests/engine/layers
 
-# With the python3 that is there and its PyTorch; installs nothing.
+# With the python3 that is there and its PyTorch; installs nothing. Within ten minutes: what is left when the time is up
+# is measured when it is called again with the same OUT.
 gpu:
 	@mkdir -p "$(OUT)"
 	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests --gpu-report "$(OUT)/gpu-tests.json"
+	PYTHONPATH=. $(PYTHON) benchmarks/all_ops.py --device cuda --minutes $(MINUTES) --out "$(OUT)"
+
+# Each op's own benchmark, with more shapes and its goals; longer.
+gpu-details:
+	@mkdir -p "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/attention.py --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/norms.py --out "$(OUT)"
 	PYTHONPATH=. $(PYTHON) benchmarks/folded_convs.py --device cuda --out "$(OUT)"

@@ -1,6 +1,7 @@
 """Peak memory, kernel launches and the state of a GPU."""
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -33,7 +34,13 @@ def peak_bytes(call: Call, device: torch.device) -> int | None:
     return peak
 
 
+def _quiet_profiler() -> None:
+    # Some builds of PyTorch write two lines to stderr for each profile; read when the first one begins.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
 def _cpu_peak_bytes(call: Call) -> int:
+    _quiet_profiler()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         state = call.prepare()
         result = call.run(state)
@@ -54,6 +61,7 @@ def count_launches(calls: Mapping[str, Call], device: torch.device) -> dict[str,
     """Kernels, copies and memory sets that `run` puts on the GPU; empty on CPUs."""
     if device.type != "cuda":
         return {}
+    _quiet_profiler()
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profiler:
         for name, call in calls.items():

@@ -59,7 +59,9 @@ def roofline(rows: Sequence[Row], ceilings: Row) -> str:
         axes.set_yscale("log")
         axes.set_xlabel(x, fontsize=9)
         axes.set_ylabel(y, fontsize=9)
-        axes.legend(fontsize=7, frameon=False, loc="lower right")
+        axes.minorticks_off()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     left.set_title("what computes", fontsize=10, loc="left")
     right.set_title("what moves memory", fontsize=10, loc="left")
     return svg_of(figure, "roofline")

@@ -126,7 +126,6 @@ class Runner:
         return made
 
     def _attempts(self, subject: Subject) -> dict[str, dict[str, _Attempt]]:
-        torch._dynamo.reset()
         try:
             grads = self._grads(subject)
         except Exception as error:
@@ -155,6 +154,8 @@ class Runner:
     def _implementations(self, subject: Subject) -> dict[str, Op]:
         found = dict(subject.implementations)
         if self.device.type == "cuda" or COMPILED in (self.peers or ()):
+            # Another shape would recompile, up to a limit behind which the eager form runs.
+            torch._dynamo.reset()
             found[COMPILED] = torch.compile(subject.implementations[REFERENCE], fullgraph=True, dynamic=False)
         if self.peers is None:
             return found

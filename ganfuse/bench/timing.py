@@ -220,6 +220,9 @@ def measure(
     began = clock()
     collecting = gc.isenabled()
     gc.disable()
+    # What is there already need not be looked at after each round: that takes longer than many a round.
+    gc.collect()
+    gc.freeze()
     try:
         for visit in range(rounds):
             if visit >= 2 and clock() - began > limit:
@@ -229,6 +232,7 @@ def measure(
                 timings[name].rounds.append(timer.sample(calls[name], counts[name]))
             gc.collect()
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     return timings

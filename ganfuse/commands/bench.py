@@ -2,7 +2,6 @@
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,6 @@ from ganfuse.commands._errors import EXIT_FAILED, CommandError
 if TYPE_CHECKING:
     import torch
 
-    from ganfuse.bench.records import ResultFile
-    from ganfuse.bench.subject import Case
 
 EXAMPLE = "ganfuse bench feature_attention bias_act --html bench.html"
 
@@ -55,7 +52,7 @@ def bench(
     ] = None,
     time_limit: Annotated[
         float | None,
-        typer.Option("--time", help="Begin no shape after so many seconds.", show_default="300; 100 on a CPU"),
+        typer.Option("--time", help="Begin no shape after so many seconds.", show_default="300; 120 on a CPU"),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; 1 on a machine that is busy.")] = None,
     json_file: Annotated[
@@ -125,8 +122,9 @@ def _measure(
 ) -> list[dict[str, Any]]:  # fmt: skip
     import torch
 
-    from ganfuse.bench import records
+    from ganfuse.bench import records, table
     from ganfuse.bench.catalogue import make_cases, parse_site, require_known
+    from ganfuse.bench.session import run_session
     from ganfuse.bench.subject import LAYOUTS, TYPES
 
     device = _device(device_name)
@@ -145,43 +143,17 @@ def _measure(
         results = records.ResultFile(path, records.header("bench", device, command), restart=restart)
     except records.OtherRunError as error:
         raise CommandError(str(error), "--restart throws them away") from error
-    seconds = limit if limit is not None else (300.0 if gpu else 100.0)
-    _run(cases, results, device, [_PASSES[name] for name in which], peers, time.monotonic() + seconds)
+    run_session(
+        cases,
+        results,
+        device,
+        [_PASSES[name] for name in which],
+        peers,
+        seconds=limit if limit is not None else (300.0 if gpu else 120.0),
+        say=lambda line: typer.echo(line, err=True),
+        show=lambda rows: table.print_rows(rows, typer.echo),
+    )
     return results.records
-
-
-def _run(
-    cases: "list[Case]", results: "ResultFile", device: "torch.device", which: list[str], peers: list[str] | None,
-    deadline: float,
-) -> None:  # fmt: skip
-    from ganfuse.bench import records, table
-    from ganfuse.bench.ceilings import measure_ceilings
-    from ganfuse.bench.device_probes import gpu_state
-    from ganfuse.bench.runner import Runner
-    from ganfuse.bench.timing import make_timer
-
-    timer = make_timer(device)
-    typer.echo(f"{len(cases)} shapes on {records.device_name(device)}; first the ceilings", err=True)
-    ceilings = measure_ceilings(device, timer, sorted({case.dtype for case in cases}))
-    results.append({**ceilings.record(), **gpu_state(device)})
-    runner = Runner(device, results, timer, ceilings, wanted=which, peers=peers)
-    left = [case for case in cases if not runner.is_done(case)]
-    if len(left) < len(cases):
-        typer.echo(f"{len(cases) - len(left)} of {len(cases)} are there", err=True)
-    late = []
-    for number, case in enumerate(left):
-        if time.monotonic() > deadline:
-            late = left[number:]
-            break
-        rows = runner.run(case)
-        table.print_rows([{**case.record(), **row} for row in rows], typer.echo)
-    has_curve = any(record["kind"] == "memory" for record in results.records)
-    if not late and not has_curve and any(case.op == "feature_attention" for case in cases):
-        runner.memory_curve()
-    results.append({"kind": "end", **gpu_state(device)})
-    if late:
-        names = ", ".join(dict.fromkeys(case.op for case in late))
-        typer.echo(f"the time is up: {len(late)} shapes are left ({names}); the same command with --json measures them")
 
 
 def _device(name: str) -> "torch.device":

@@ -44,6 +44,8 @@ def test_ops_of_known_cost_have_it(op, forward_bytes, forward_flops):
 @pytest.mark.parametrize("op", OPS)
 def test_every_implementation_is_right_in_every_pass(op):
     subject = small(op)
+    # Not the numbers of the inputs: the gradient of pixel_norm along its own input vanishes.
+    torch.manual_seed(1)
     with torch.no_grad():
         grads = [torch.randn_like(y) for y in as_list(subject.implementations[OURS](*subject.inputs))]
     reference = subject.implementations[REFERENCE]
@@ -64,7 +66,7 @@ def test_every_implementation_is_right_in_every_pass(op):
 def test_downsampling_beside_the_depthwise_convolution():
     subject = small("upfirdn2d", up=1, down=2)
     ours, peer = (subject.implementations[name](*subject.inputs) for name in (OURS, "depthwise conv"))
-    assert correctness.relative_error(peer, ours) < 1e-6
+    assert correctness.relative_error(peer.detach(), ours.detach()) < 1e-6
 
 
 def test_samples_of_channels_last_maps_are_measured_in_their_layout():
@@ -94,11 +96,11 @@ def test_shapes_of_ones_own():
     site = parse_site("bias_act:batch=3,side=5")
     (case,) = make_cases(["bias_act"], [], ["fp32"], ["nchw"], CPU, own=[site])
     assert dict(case.sizes) == {"batch": 3, "channels": 128, "side": 5}
-    with pytest.raises(ValueError, match="unknown size of bias_act 'sid'.*did you mean 'side'"):
+    with pytest.raises(ValueError, match=r"unknown size of bias_act 'sid'.*did you mean 'side'"):
         parse_site("bias_act:sid=5")
     with pytest.raises(ValueError, match="side must be a positive integer, got '0'"):
         parse_site("bias_act:side=0")
-    with pytest.raises(ValueError, match="unknown op 'bias_akt'.*did you mean 'bias_act'"):
+    with pytest.raises(ValueError, match=r"unknown op 'bias_akt'.*did you mean 'bias_act'"):
         make_cases(["bias_akt"], [], ["fp32"], ["nchw"], CPU)
     with pytest.raises(ValueError, match="no shapes of ugatit-256 for pixel_norm"):
         make_cases(["pixel_norm"], ["ugatit-256"], ["fp32"], ["nchw"], CPU)

@@ -1,0 +1,66 @@
+"""A whole run: ceilings, every case until the time is up, the memory curve; what is in the file already is kept."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ganfuse.bench.ceilings import measure_ceilings
+from ganfuse.bench.device_probes import gpu_state
+from ganfuse.bench.records import ResultFile, device_name
+from ganfuse.bench.runner import Runner
+from ganfuse.bench.subject import Case
+from ganfuse.bench.timing import make_timer
+from ganfuse.engine.gpu_readings import GPUReadings
+
+
+def run_session(
+    cases: Sequence[Case],
+    results: ResultFile,
+    device: torch.device,
+    wanted: Sequence[str],
+    peers: Sequence[str] | None,
+    *,
+    seconds: float,
+    say: Callable[[str], None],
+    show: Callable[[list[Mapping[str, Any]]], None],
+) -> list[Case]:
+    """Measure what of `cases` the file does not have yet.
+
+    Args:
+        wanted, peers: as for `Runner`.
+        seconds: after which no further case begins.
+        say: told of progress. show: given the rows of each case, with what its line says.
+
+    Returns:
+        The cases that were not reached.
+    """
+    deadline = time.monotonic() + seconds
+    # It reports each recompilation that a new shape asks for.
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    timer = make_timer(device)
+    readings = GPUReadings(device)
+    say(f"{len(cases)} shapes on {device_name(device)}; first the ceilings")
+    ceilings = measure_ceilings(device, timer, sorted({case.dtype for case in cases}))
+    results.append({**ceilings.record(), **gpu_state(device), **readings.read()})
+    runner = Runner(device, results, timer, ceilings, wanted=wanted, peers=peers)
+    left = [case for case in cases if not runner.is_done(case)]
+    if len(left) < len(cases):
+        say(f"{len(cases) - len(left)} of {len(cases)} are there")
+    late: list[Case] = []
+    for number, case in enumerate(left):
+        if time.monotonic() > deadline:
+            late = left[number:]
+            break
+        show([{**case.record(), **row} for row in runner.run(case)])
+    has_curve = any(record["kind"] == "memory" for record in results.records)
+    if not has_curve and any(case.op == "feature_attention" for case in cases):
+        runner.memory_curve()
+    # Beside the readings of the beginning: a chip that throttled meanwhile shows it.
+    results.append({"kind": "end", **gpu_state(device), **readings.read()})
+    if late:
+        ops = ", ".join(dict.fromkeys(case.op for case in late))
+        say(f"the time is up: {len(late)} shapes are left ({ops}); the same command goes on with a file of results")
+    return late
