@@ -19,10 +19,10 @@ from ganfuse.bench.table import COLUMNS, cells, headline
 ROOT = Path(__file__).resolve().parent.parent
 _INTRODUCTION = """# Performance
 
-Written by `python benchmarks/performance_page.py` from the results in `benchmarks/results/`: to change it, measure again
-(`ganfuse bench --json FILE`, `make gpu`). Each time is a median beside its 20th and 80th percentile. "× ours" is an
-implementation's time over ganfuse's in the same rounds: above 1, ganfuse is faster. Shares are of a copy's bandwidth and
-a matrix product's rate, measured on the same device in the same run. What is wrong against float64 has no time.
+Written by `python benchmarks/performance_page.py` from the results in `benchmarks/results/`: to change it, measure
+again (`ganfuse bench --json FILE`, `make gpu`). Each time is a median beside its 20th and 80th percentile. "× ours" is
+an implementation's time over ganfuse's in the same rounds: above 1, ganfuse is faster. Shares are of a copy's bandwidth
+and a matrix product's rate, measured on the same device in the same run. What is wrong against float64 has no time.
 """
 
 
