@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import records
 from benchmarks.plain_biggan import PlainTraining
-from benchmarks.timing import Call, make_timer, measure
+from ganfuse.bench import records
+from ganfuse.bench.timing import Call, make_timer, measure
 from ganfuse.engine.ema import EMA
 from ganfuse.engine.game import Batch
 from ganfuse.engine.loss_record import LossRecord

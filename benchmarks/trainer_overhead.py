@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import records
+from ganfuse.bench import records
 from ganfuse.engine import Trainer
 from ganfuse.engine.turn_runner import TurnRunner
 from ganfuse.models import create

@@ -128,7 +128,8 @@ def _folded(sizes: Sizes, draw: Draw, upsample: bool) -> Subject:
         draw.device,
         **{"F.conv2d": library},
     )
-    return Subject(tensors, implementations, costs)
+    # Of x and the weight: what the four convolutions of the op's cost are for.
+    return Subject(tensors, implementations, costs, penalised=2)
 
 
 def upsampling_conv(sizes: Sizes, draw: Draw) -> Subject:

@@ -24,6 +24,12 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     return figure, axes
 
 
+def _color(index: int) -> Any:
+    import matplotlib
+
+    return matplotlib.colormaps["tab20"](index % 20)
+
+
 def roofline(rows: Sequence[Row], ceilings: Row) -> str:
     """Ours under the measured ceilings: what computes by its FLOP/s, what only moves memory by its bytes/s."""
     figure, (left, right) = _figure(12.5, 4.6, 2)
@@ -44,14 +50,14 @@ def roofline(rows: Sequence[Row], ceilings: Row) -> str:
     right.axhline(copy / 1e9, color="#888", linewidth=1.2)
     right.annotate("copy", (max(sizes), copy / 1e9), ha="right", va="bottom", fontsize=7)
     for row in ours:
-        style = {"color": f"C{ops.index(row['op']) % 10}", "marker": markers[row["pass"]], "s": 28}
+        style = {"color": _color(ops.index(row["op"])), "marker": markers[row["pass"]], "s": 28}
         if row["flops"]:
             left.scatter(row["flops"] / row["least_bytes"], row["tflops"], **style)
         else:
             right.scatter(row["least_bytes"] / 1e6, row["gb_s"], **style)
     for index, op in enumerate(ops):
         where = left if any(row["op"] == op for row in computing) else right
-        where.scatter([], [], color=f"C{index % 10}", label=op)
+        where.scatter([], [], color=_color(index), label=op)
     for which, marker in markers.items():
         right.scatter([], [], color="#555", marker=marker, label=which)
     for axes, x, y in ((left, "FLOP per byte", "TFLOP/s"), (right, "least traffic, MB", "GB/s")):

@@ -1,4 +1,5 @@
-from benchmarks import biggan_turn, plain_biggan, records
+from benchmarks import biggan_turn, plain_biggan
+from ganfuse.bench import records
 
 TINY = [
     "--device",
