@@ -160,7 +160,8 @@ def measure_block(case: Case, setting: Setting, everything: bool) -> list[dict[s
         if "ganfuse" in timings:
             rows[name] |= {"ratio_to_ganfuse": timing.over(timings["ganfuse"])}
         peak = peak_bytes(calls[name], setting.device)
-        rows[name] |= {} if peak is None else {"peak_bytes": peak, "launches": launches[name]}
+        rows[name] |= {} if peak is None else {"peak_bytes": peak}
+        rows[name] |= {"launches": launches[name]} if name in launches else {}
     return list(rows.values())
 
 
