@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import records
 from benchmarks.plain_stylegan2 import FORMS, PlainTraining
-from benchmarks.timing import Call, Timing, make_timer, measure
+from ganfuse.bench import records
+from ganfuse.bench.timing import Call, Timing, make_timer, measure
 from ganfuse.engine.ema import EMA
 from ganfuse.engine.game import Batch
 from ganfuse.engine.loss_record import LossRecord

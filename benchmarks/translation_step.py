@@ -30,10 +30,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import records
 from benchmarks.plain_cyclegan import PlainCycleGAN
 from benchmarks.plain_ugatit import PlainUGATIT
-from benchmarks.timing import Call, make_timer, measure
+from ganfuse.bench import records
+from ganfuse.bench.timing import Call, make_timer, measure
 from ganfuse.engine.game import Batch
 from ganfuse.engine.loss_record import LossRecord
 from ganfuse.engine.noise import Noise

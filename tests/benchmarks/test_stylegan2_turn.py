@@ -1,4 +1,5 @@
-from benchmarks import plain_stylegan2, records, stylegan2_turn
+from benchmarks import plain_stylegan2, stylegan2_turn
+from ganfuse.bench import records
 
 TINY = [
     "--device",
