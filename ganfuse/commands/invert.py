@@ -62,6 +62,7 @@ def invert(
     class_: Annotated[
         str | None, typer.Option("--class", help="Class, by number or name.", show_default="starts try them in turn")
     ] = None,
+    domain: Annotated[str, typer.Option(help="a or b: of models that draw a picture of each domain (CoGAN).")] = "a",
     seed: Annotated[int, typer.Option(min=0, help="The same seed finds the same latent.")] = 0,
     weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or the step of a checkpoint.")] = "latest",
@@ -83,7 +84,7 @@ def invert(
         raise CommandError("--encoder-weight needs an encoder", hint="--encoder-steps 2000 trains one")
     game = load_for_sampling(run, weights, checkpoint, device)
     rng = torch.Generator().manual_seed(seed)
-    found_space = latent_space(game, space.value, rng=rng)
+    found_space = latent_space(game, space.value, domain=domain, rng=rng)
     label = _label(class_, run, game)
     target = _read(image, run, found_space)
     options: dict[str, Any] = {"features": _load_features(features, found_space), "feature_weight": feature_weight}

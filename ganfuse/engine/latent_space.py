@@ -14,6 +14,7 @@ from ganfuse.engine.noise import Noise
 __all__ = ["LATENT_SPACES", "LatentSpace", "StyleBased", "frozen", "latent_space"]
 
 LATENT_SPACES = ("z", "w", "w+")
+DOMAINS = ("a", "b")
 # Latents from which the centre and the spread of W are computed (Karras et al. 2020, StyleGAN2, appendix D).
 _STATISTICS = 10_000
 _AT_A_TIME = 1_000
@@ -86,13 +87,14 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(wanted)
 
 
-def latent_space(game: Game, name: str = "z", *, rng: torch.Generator | None = None) -> LatentSpace:
+def latent_space(game: Game, name: str = "z", *, domain: str = "a", rng: torch.Generator | None = None) -> LatentSpace:
     """A latent space of a game's generator.
 
     Args:
         game: an `AdversarialGame`, or any with its `generator`, `draw_latents` and `generate`.
         name: "z", what the generator is fed with. For games that are `StyleBased` also "w", what their mapping network
             makes of it, and "w+", a w of its own for each layer (Abdal et al. 2019, arXiv 1904.03189).
+        domain: "a" or "b": which images of a generator that makes one of each domain, as CoGAN's does.
         rng: for the latents from which the mean and the spread of W are computed.
 
     Raises:
@@ -100,6 +102,8 @@ def latent_space(game: Game, name: str = "z", *, rng: torch.Generator | None = N
     """
     if name not in LATENT_SPACES:
         raise ValueError(f"space: expected one of {', '.join(map(repr, LATENT_SPACES))}, got {name!r}")
+    if domain not in DOMAINS:
+        raise ValueError(f"domain: expected one of {', '.join(map(repr, DOMAINS))}, got {domain!r}")
     generator = getattr(game, "generator", None)
     draw_latents, generate = getattr(game, "draw_latents", None), getattr(game, "generate", None)
     if not isinstance(generator, nn.Module) or draw_latents is None or generate is None:
@@ -112,8 +116,13 @@ def latent_space(game: Game, name: str = "z", *, rng: torch.Generator | None = N
         def draw(n: int, noise: Noise, labels: Tensor | None) -> Tensor:
             return draw_latents(n, noise)  # type: ignore[no-any-return]
 
+        def draw_image(z: Tensor, labels: Tensor | None) -> Tensor:
+            made = generate(z, labels)
+            image: Tensor = made[DOMAINS.index(domain)] if isinstance(made, tuple) else made
+            return image
+
         bound = 1.0 if getattr(game, "latent", "normal") == "uniform" else None
-        return LatentSpace("z", generator, draw, generate, classes, bound=bound)
+        return LatentSpace("z", generator, draw, draw_image, classes, bound=bound)
     mapping = getattr(generator, "mapping", None)
     synthesize, layers = _synthesis(game, generator)
     if mapping is None or synthesize is None:

@@ -82,6 +82,11 @@ class StyleGame(AdversarialGame):
     def generator_options(self) -> dict[str, Any]:
         return {**super().generator_options(), **self._sampling}
 
+    def synthesize(self, ws: Tensor) -> Tensor:
+        """Images of styles (n, `layers`, features), each layer's; with constant noise, so a function of them alone."""
+        images: Tensor = self.generator.get_submodule("synthesis")(ws, "const")
+        return images
+
     def after_step(self, player: str, step: int) -> None:
         for module in self.modules():
             if isinstance(module, MovingAverage):

@@ -10,6 +10,8 @@ At 1024 px the networks have 26,219,627 and 23,087,249 parameters.
 import math
 from collections.abc import Mapping, Sequence
 
+from torch import Tensor
+
 from ganfuse.models.checks import check_classes, check_positive, check_range, check_resolution
 from ganfuse.models.growing_game import GrowingGame
 from ganfuse.models.growth import Growth, batch_sizes_of
@@ -30,6 +32,12 @@ class StyleGANGame(StyleGame, GrowingGame):
     @property
     def layers(self) -> int:
         return 2 * (self.growth.level + 1)
+
+    def synthesize(self, ws: Tensor) -> Tensor:
+        """Images of the present resolution; see `StyleGame.synthesize`."""
+        synthesis = self.generator.get_submodule("synthesis")
+        images: Tensor = synthesis(ws, self.growth.level, self.growth.alpha, "const")
+        return images
 
 
 @register_model(

@@ -249,6 +249,32 @@ def test_inverts_a_model_of_the_library():
     assert found.errors < 0.05 * found.initial_errors
 
 
+@pytest.mark.parametrize("name", ["stylegan", "stylegan2"])
+@pytest.mark.parametrize("kind", ["w", "w+"])
+def test_style_models_of_the_library(name, kind):
+    torch.manual_seed(0)
+    sizes = {"latent_dim": 8, "style_features": 8, "channel_max": 8, "width": 4}
+    game = create(name, resolution=16, channels=1, **sizes)
+    space = latent_space(game, kind, rng=seeded())
+    _, images = known(space, 1)
+    found = invert(images, space, steps=25, restarts=1, rng=seeded())
+    assert found.errors < 0.5 * found.initial_errors
+    assert found.latents.shape == ((1, 8) if kind == "w" else (1, game.layers, 8))
+
+
+def test_either_image_of_a_pair():
+    torch.manual_seed(0)
+    game = create("cogan", resolution=28, width=2, channels=1)
+    for domain, other in ("ab", "ba"):
+        space = latent_space(game, domain=domain)
+        _, images = known(space, 1)
+        assert (images - known(latent_space(game, domain=other), 1)[1]).abs().max() > 1e-4
+        found = invert(images, space, steps=20, restarts=2, rng=seeded())
+        assert found.errors < 0.5 * found.initial_errors
+    with pytest.raises(ValueError, match="domain: expected one of 'a', 'b', got 'c'"):
+        latent_space(game, domain="c")
+
+
 def test_refuses_what_makes_no_sense():
     game = toy_game(ToyGenerator())
     space = latent_space(game)
