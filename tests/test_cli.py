@@ -37,18 +37,18 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 
 
 def test_a_new_module_is_a_new_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "import_.py").write_text(
-        'EXAMPLE = "ganfuse import x"\ndef import_() -> None:\n    """Bring it in."""\n    print("imported")\n'
+    (tmp_path / "lambda_.py").write_text(
+        'EXAMPLE = "ganfuse lambda x"\ndef lambda_() -> None:\n    """Do it."""\n    print("done")\n'
     )
     (tmp_path / "_private.py").write_text("raise AssertionError")
     monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
     monkeypatch.setattr(cli.app, "registered_commands", [])
-    monkeypatch.delitem(sys.modules, "ganfuse.commands.import_", raising=False)
+    monkeypatch.delitem(sys.modules, "ganfuse.commands.lambda_", raising=False)
     cli._add_commands()
     names = [command.name for command in cli.app.registered_commands]
     assert names[:3] == ["models", "train", "sample"]
-    assert "import" in names
-    assert run("import").stdout == "imported\n"
+    assert "lambda" in names
+    assert run("lambda").stdout == "done\n"
 
 
 def test_models() -> None:

@@ -444,7 +444,7 @@ def test_interpolate(finished: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--space", "class", "--classes", "0,1,2"], "for --space class give pairs"),
-        (["--space", "w"], "space: the generator of 'sagan' has no styles w"),
+        (["--space", "w"], "space: 'sagan' has no styles w"),
         (["--out", "walk.txt"], "its ending must name a format"),
     ],
 )

@@ -63,8 +63,9 @@ def interpolate(
         game: a game that draws images from noise.
         walks: how many.
         steps: images of each, both ends included.
-        space: ``"z"``, along arcs between latents; ``"w"``, along lines between styles, for generators with a `mapping`
-            and a `synthesis`; ``"class"``, along lines between the embeddings of classes, with the same latent.
+        space: ``"z"``, along arcs between latents; ``"w"``, along lines between styles, for games that are
+            `StyleBased` (see `ganfuse.engine.latent_space`); ``"class"``, along lines between the embeddings of
+            classes, with the same latent.
         labels: int64 (walks,), the class of each walk in z and w; for "class" (walks, 2): from which to which. None:
             drawn at random.
         rng: of latents and labels, on the CPU or the game's device.
@@ -102,14 +103,18 @@ def _walk_latents(game: AdversarialGame, walks: int, share: Tensor, labels: Tens
 
 
 def _walk_styles(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
-    generator: Any = game.generator
-    if not (hasattr(generator, "mapping") and hasattr(generator, "synthesis")):
-        raise ValueError(f"space: the generator of {game.name!r} has no styles w (no mapping and synthesis)")
+    mapping: Any = getattr(game.generator, "mapping", None)
+    styled: Any = game
+    if mapping is None or not (hasattr(game, "synthesize") and hasattr(game, "layers")):
+        raise ValueError(f"space: {game.name!r} has no styles w (no mapping network)")
     chosen = _labels(game, walks, labels, noise)
     z = game.draw_latents(2 * walks, noise)
-    both = None if chosen is None else chosen.repeat(2)
-    start, end = (generator.mapping(z) if both is None else generator.mapping(z, both)).chunk(2)
-    return torch.stack([generator.synthesis(lerp(start[walk], end[walk], share)) for walk in range(walks)])
+    start, end = mapping(z, None if chosen is None else chosen.repeat(2)).chunk(2)
+    found = []
+    for walk in range(walks):
+        w = lerp(start[walk], end[walk], share)
+        found.append(styled.synthesize(w.unsqueeze(1).expand(-1, styled.layers, -1)))
+    return torch.stack(found)
 
 
 def _walk_classes(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:

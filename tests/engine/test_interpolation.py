@@ -8,11 +8,10 @@ from PIL import Image
 from torch import nn
 
 from ganfuse import standing_statistics
-from ganfuse.engine import AdversarialGame
 from ganfuse.engine.animation import save_animation
 from ganfuse.engine.interpolation import interpolate, lerp, slerp
 from ganfuse.models import create
-from tests.engine.toys import SIZE, PlainDiscriminator, plain_game, toy_game
+from tests.engine.toys import SIZE, plain_game, toy_game
 
 
 def rng():
@@ -86,24 +85,22 @@ def _latents(game, walks):
     return torch.randn(walks, *game.latent_shape, generator=generator)
 
 
-class Styled(nn.Module):
-    latent_dim = 4
-
-    def __init__(self):
-        super().__init__()
-        self.mapping = nn.Linear(4, 3)
-        self.synthesis = nn.Sequential(nn.Linear(3, SIZE * SIZE), nn.Tanh(), nn.Unflatten(1, (1, SIZE, SIZE)))
-
-    def forward(self, z):
-        return self.synthesis(self.mapping(z))
-
-
-def test_styles_move_along_lines():
-    game = AdversarialGame(Styled(), PlainDiscriminator())
-    images = interpolate(game, walks=2, steps=3, space="w", rng=rng())
+@pytest.mark.parametrize("name", ["stylegan", "stylegan2"])
+def test_styles_move_along_lines(name):
+    torch.manual_seed(0)
+    game = create(
+        name, resolution=16, channels=1, num_classes=3, width=4, channel_max=8, latent_dim=4, style_features=6
+    )
+    images = interpolate(game, walks=2, steps=3, space="w", labels=torch.tensor([2, 0]), rng=rng())
+    generator = rng()
+    torch.randint(3, (2,), generator=generator)
+    z = torch.randn(4, 4, generator=generator)
+    game.eval()
     with torch.no_grad():
-        w = game.generator.mapping(torch.randn(4, 4, generator=rng()))
-        torch.testing.assert_close(images[0, 1], game.generator.synthesis((w[:1] + w[2:3]) / 2)[0])
+        w = game.generator.mapping(z, torch.tensor([2, 0, 2, 0]))
+        middle = (w[:1] + w[2:3]) / 2
+        expected = game.synthesize(middle.unsqueeze(1).expand(-1, game.layers, -1))[0]
+    torch.testing.assert_close(images[0, 1], expected)
 
 
 @pytest.mark.parametrize(
