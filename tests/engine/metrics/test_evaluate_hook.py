@@ -40,8 +40,8 @@ def test_scores_are_logged_and_stored_with_their_circumstances(tmp_path):
     assert (last["during"], last["weights"], last["num_fake"], last["data"]) == ("training", "ema", 20, "toy")
     assert last["extractor"]["name"] == "random"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert "evaluation/fid" not in lines[1]["losses"]  # hooks run after the line of their step
-    assert lines[2]["losses"]["evaluation/fid"] == pytest.approx(records[0]["scores"]["fid"])
+    assert "evaluation/fid" not in lines[0]["losses"]
+    assert lines[1]["losses"]["evaluation/fid"] == pytest.approx(records[0]["scores"]["fid"])
     assert trainer.record.latest["evaluation/kid"] == pytest.approx(last["scores"]["kid"])
 
 
