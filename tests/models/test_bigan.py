@@ -202,6 +202,7 @@ def test_recipe_of_the_paper():
     assert game.ema_targets() == ()
 
 
+@pytest.mark.slow
 @pytest.mark.interpreter
 @pytest.mark.parametrize("config", [TINY, {**CONV, "latent_regressor": 0.25, "width": 1}])
 def test_backends_agree_on_a_step(config):

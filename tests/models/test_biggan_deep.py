@@ -145,6 +145,7 @@ def test_trains_resumes_and_is_sampled(tmp_path):
     assert game.sample(2, truncation=0.7, standing_statistics=1).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.interpreter
 def test_a_step_is_the_same_in_all_backends(monkeypatch):
     # Few blocks: an interpreted program costs milliseconds.

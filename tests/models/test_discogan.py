@@ -137,6 +137,7 @@ def test_with_extra_layers_one_size_only():
     assert game.generator_loss(toy_batch(game.double(), 2), Noise(torch.Generator()))["loss"].isfinite()
 
 
+@pytest.mark.slow
 @pytest.mark.interpreter
 def test_backends_agree():
     assert_backends_agree(create("discogan", **{**TINY, "width": 1}))

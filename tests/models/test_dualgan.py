@@ -164,6 +164,7 @@ def test_trains_resumes_and_translates(tmp_path):
     assert game.translate(torch.zeros(1, 1, 64, 32)).shape == (1, 1, 64, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.interpreter
 def test_backends_agree():
     assert_backends_agree(create("dualgan", **{**TINY, "width": 1}))

@@ -197,6 +197,7 @@ def test_samples_of_texts_and_of_those_of_the_data():
             game.sample(3, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.interpreter
 def test_backends_agree_on_a_step():
     game = create("gan-cls", **{**TINY, "width": 1, "discriminator_width": 1})

@@ -245,6 +245,7 @@ def test_trains_resumes_and_is_sampled(tmp_path, config):
     assert_trains_and_resumes(lambda: create("logan", num_classes=3, **config), ToyImages(1, 32), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.interpreter
 def test_a_step_is_the_same_in_all_backends(monkeypatch):
     # One block: an interpreted program costs milliseconds.

@@ -262,6 +262,7 @@ def test_translates_with_a_heat_map():
     assert not torch.equal(shown, game.translate(images, "ab", heat_map=True)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.interpreter
 def test_backends_agree_on_a_whole_step():
     assert_backends_agree(create("ugatit", **{**TINY, "resolution": 8}))

@@ -222,6 +222,7 @@ def test_trains_resumes_and_is_sampled(tmp_path, num_classes):
     assert_trains_and_resumes(make, ToyImages(1, 32), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.interpreter
 def test_a_step_is_the_same_in_all_backends(monkeypatch):
     # Two blocks: an interpreted program costs milliseconds.

@@ -235,6 +235,7 @@ def test_trains_resumes_and_translates_without_noise(tmp_path):
     assert game.generator_ab.encoder.shared[0].conv1.weight.equal(game.generator_ba.encoder.shared[0].conv1.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.interpreter
 def test_backends_agree():
     assert_backends_agree(create("unit", **{**TINY, "width": 1}))

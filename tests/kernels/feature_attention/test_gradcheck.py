@@ -25,6 +25,7 @@ def test_second(backend, name):
     assert torch.autograd.gradgradcheck(ours(backend, 0.8), make_inputs(SMALL[name]), fast_mode=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("queries", "keys"), [(3, 20), (35, 5)])
 def test_causal(backend, queries, keys):
     q, k, v = (
