@@ -1,0 +1,107 @@
+"""docs/gallery.md, written from the recipes and the results of `python benchmarks/gallery.py`."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gallery_recipes import Recipe
+from ganfuse.engine.atomic_file import atomic_write
+
+__all__ = ["PAGE", "page", "write"]
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "gallery.md"
+WIDTH = 110
+_INTRODUCTION = """# Gallery
+
+Drawn with the averaged weights where there are any, one row per class where there are classes, nothing picked. The
+eight translators have [a page of their own](gallery-translation.md).
+
+Written by `python benchmarks/gallery.py --page` from the recipes in `benchmarks/gallery_recipes.py` and what came of
+them, `benchmarks/results/{results}`. `python benchmarks/gallery.py dcgan` repeats a run; `--steps-factor 10
+--device cuda` makes a longer one of it. Each is minutes on one CPU core, with narrow networks and large learning
+rates: not what a system can do, but that all of it works.
+
+FID is that of the classifier's 128 features ([metrics.md](metrics.md)), on {num:,} images of each kind, after the first
+step and after the last; its fall must reach the factor in the last column. Do not compare it with FID by Inception. Measured on
+{device}, with PyTorch {torch}.
+"""
+
+
+def page(recipes: Mapping[str, Recipe], found: Sequence[Mapping[str, Any]], results: str) -> str:
+    """The page as Markdown; systems without a result are left out.
+
+    Raises:
+        ValueError: there are no results, or of several devices.
+    """
+    rows = {row["system"]: row for row in found if row["system"] in recipes}
+    if not rows:
+        raise ValueError(f"{results} has no results of these recipes")
+    for key in ("device", "torch", "num"):
+        if len({row[key] for row in rows.values()}) > 1:
+            raise ValueError(f"{results} has results of several kinds of {key}")
+    about = next(iter(rows.values()))
+    lines = [_INTRODUCTION.format(results=results, **{key: about[key] for key in ("device", "torch", "num")})]
+    lines += ["| system | steps | minutes of CPU | FID, step 1 | FID, last | falls by | at least |", "| --- " * 7 + "|"]
+    chosen = [name for name in recipes if name in rows]
+    for name in chosen:
+        row = rows[name]
+        lines.append(
+            f"| [{recipes[name].title}](#{_anchor(recipes[name].title)}) | {row['steps']:,} | "
+            f"{row['cpu_seconds'] / 60:.1f} | {row['fid_first']:.4g} | {row['fid_last']:.4g} | "
+            f"×{row['ratio']:.3g} | ×{row['factor']:g} |"
+        )
+    for name in chosen:
+        lines += ["", *_section(name, recipes[name], rows[name])]
+    return "\n".join(lines) + "\n"
+
+
+def write(recipes: Mapping[str, Recipe], found: Sequence[Mapping[str, Any]], results: str) -> None:
+    """Writes docs/gallery.md.
+
+    Raises:
+        ValueError: see `page`.
+    """
+    text = page(recipes, found, results)
+    with atomic_write(PAGE) as file:
+        file.write(text.encode())
+
+
+def _section(name: str, recipe: Recipe, row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"## {recipe.title}",
+        "",
+        f"![Clothing by {recipe.title}](images/gallery-{name}.png)",
+        "",
+        recipe.note,
+        "",
+        "```bash",
+        _wrapped(row["train"]),
+        _wrapped(row["sample"]),
+        "```",
+    ]
+
+
+def _anchor(title: str) -> str:
+    """GitHub's name of a heading."""
+    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -")
+    return kept.replace(" ", "-")
+
+
+def _wrapped(command: str) -> str:
+    """A command on lines of at most `WIDTH` characters, an option with its value on one."""
+    parts: list[str] = []
+    for word in shlex.split(command):
+        takes_value = parts and parts[-1].startswith("--") and " " not in parts[-1] and not word.startswith("--")
+        if takes_value:
+            parts[-1] += f" {shlex.quote(word)}"
+        else:
+            parts.append(shlex.quote(word))
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + 3 > WIDTH:
+            lines[-1] += " \\"
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f" {part}"
+    return "\n".join(lines)
