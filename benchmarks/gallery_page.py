@@ -23,8 +23,8 @@ them, `benchmarks/results/{results}`. `python benchmarks/gallery.py dcgan` repea
 rates: not what a system can do, but that all of it works.
 
 FID is that of the classifier's 128 features ([metrics.md](metrics.md)), on {num:,} images of each kind, after the first
-step and after the last; its fall must reach the factor in the last column. Do not compare it with FID by Inception. Measured on
-{device}, with PyTorch {torch}.
+step and after the last; its fall must reach the factor in the last column. Do not compare it with FID by Inception.
+Minutes are the processor's time. Measured on {device}, with PyTorch {torch}.
 """
 
 

@@ -1,4 +1,4 @@
-"""What the gallery's runs are: minutes on one CPU core, so narrow networks, large learning rates and short schedules."""
+"""The gallery's runs: minutes on one CPU core, so narrow networks, large learning rates and short schedules."""
 
 from dataclasses import dataclass
 
