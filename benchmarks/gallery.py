@@ -113,7 +113,6 @@ def run_system(name: str, recipe: Recipe, options: Options) -> dict[str, Any]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     about = records.header("gallery", device, shlex.join(["python", *sys.argv]), folder="models")
-    last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return {
         **about,
         "kind": "run",
@@ -121,8 +120,7 @@ def run_system(name: str, recipe: Recipe, options: Options) -> dict[str, Any]:
         "train": shlex.join(["ganfuse", *lines["train"]]),
         "evaluate": shlex.join(["ganfuse", *lines["evaluate"]]),
         "sample": shlex.join(["ganfuse", *lines["sample"]]),
-        "steps": last["step"],
-        "images": last["images"],
+        "steps": after["step"],
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
         "fid_first": before["scores"]["fid"],

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 __all__ = ["RECIPES", "Recipe"]
 
+BY_CLASS = "--classes each --num 100 --columns 10"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -35,15 +37,15 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "gan": Recipe(
         "GAN",
-        "Perceptrons with batch normalisation in the generator (`architecture=batch-norm`), with a moving average.",
-        steps=4000,
+        "Perceptrons with batch normalisation in the generator (`architecture=batch-norm`), and a moving average.",
+        steps=3000,
         train="--resolution 28 --batch-size 64 --set architecture=batch-norm --set ema_decay=0.999",
         factor=2,
     ),
     "dcgan": Recipe(
         "DCGAN",
         "A quarter of the usual width, a moving average, and more than twice the paper's learning rates.",
-        steps=2700,
+        steps=2000,
         train="--resolution 32 --batch-size 64 --set width=16 --set ema_decay=0.995 --set generator_lr=5e-4 "
         "--set discriminator_lr=5e-4",
         factor=2,
@@ -51,19 +53,93 @@ RECIPES: dict[str, Recipe] = {
     "cgan": Recipe(
         "cGAN",
         "DCGAN's small networks for 28 px at half the width, the label beside the image (`conditioning=concat`).",
-        steps=1500,
-        train="--resolution 28 --batch-size 64 --set architecture=convolutional --set width=32 --set ema_decay=0.995 "
+        steps=1000,
+        train="--resolution 28 --batch-size 64 --set architecture=convolutional --set width=32 --set ema_decay=0.99 "
         "--set generator_lr=5e-4 --set discriminator_lr=5e-4",
         factor=2,
-        sample="--classes each --columns 10 --num 100",
+        sample=BY_CLASS,
     ),
     "gan-cls": Recipe(
         "GAN-CLS",
         "Text to image: captions that name the classes, embedded by fixed word vectors.",
-        steps=2000,
-        train="--resolution 32 --batch-size 32 --set width=16 --set discriminator_width=16 --set ema_decay=0.995 "
+        steps=1500,
+        train="--resolution 32 --batch-size 32 --set width=16 --set discriminator_width=16 --set ema_decay=0.99 "
         "--set generator_lr=5e-4 --set discriminator_lr=5e-4",
         factor=2,
         data="captioned:fashion-mnist",
+    ),
+    "progan": Recipe(
+        "ProGAN",
+        "From 4 to 32 px in 24,000 images: phases of 4,000, where the paper has 800,000.",
+        steps=1250,
+        train="--resolution 32 --batch-size 32 --set width=16 --set channel_max=64 --set latent_dim=64 "
+        "--set batch_sizes=null --set stable_kimg=4 --set fade_kimg=4 --set lr=2e-3 --set ema_decay=0.99",
+        factor=2,
+    ),
+    "stylegan": Recipe(
+        "StyleGAN",
+        "From 8 to 32 px in 16,000 images, class-conditional, with a shorter mapping network and a weaker R1.",
+        steps=1000,
+        train="--resolution 32 --batch-size 32 --set width=16 --set channel_max=64 --set latent_dim=64 "
+        "--set style_features=64 --set mapping_layers=4 --set batch_sizes=null --set stable_kimg=4 --set fade_kimg=4 "
+        "--set lr=2e-3 --set r1_gamma=0.1 --set ema_kimg=1",
+        factor=2,
+        sample=f"{BY_CLASS} --truncation 0.7",
+    ),
+    "stylegan2": Recipe(
+        "StyleGAN2",
+        "Class-conditional, by the preset that scales with resolution and batch (`config=auto`).",
+        steps=1250,
+        train="--resolution 32 --batch-size 32 --set config=auto --set width=8 --set channel_max=32 "
+        "--set latent_dim=64 --set style_features=64 --set lr=4e-3 --set ema_kimg=1",
+        factor=2,
+        sample=f"{BY_CLASS} --truncation 0.7",
+    ),
+    "sagan": Recipe(
+        "SAGAN",
+        "A sixth of the paper's width, and more than twice its learning rates.",
+        steps=900,
+        train="--resolution 32 --batch-size 32 --set width=10 --set ema_decay=0.99 --set generator_lr=5e-4 "
+        "--set discriminator_lr=1e-3",
+        factor=2,
+        sample=BY_CLASS,
+    ),
+    "biggan": Recipe(
+        "BigGAN",
+        "A twelfth of the paper's width, small batches with ten times its learning rates, one step of each player.",
+        steps=700,
+        train="--resolution 32 --batch-size 32 --set width=8 --set shared_features=32 --set discriminator_steps=1 "
+        "--set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 --set ema_start=50",
+        factor=2,
+        sample=f"{BY_CLASS} --truncation 1",
+    ),
+    "biggan-deep": Recipe(
+        "BigGAN-deep",
+        "A sixteenth of the paper's width, otherwise as BigGAN above.",
+        steps=700,
+        train="--resolution 32 --batch-size 32 --set width=8 --set shared_features=32 --set latent_dim=64 "
+        "--set discriminator_steps=1 --set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 "
+        "--set ema_start=50",
+        factor=2,
+        sample=f"{BY_CLASS} --truncation 1",
+    ),
+    "logan": Recipe(
+        "LOGAN",
+        "On the small base (`base=sn-cnn`), with the paper's natural-gradient step.",
+        steps=800,
+        train="--resolution 32 --batch-size 32 --set base=sn-cnn --set width=10 --set latent_dim=64 "
+        "--set discriminator_steps=1 --set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 "
+        "--set ema_start=50",
+        factor=2,
+        sample=BY_CLASS,
+    ),
+    "unet-gan": Recipe(
+        "U-Net GAN",
+        "An eighth of the paper's width; CutMix within the first tenth of an epoch instead of a hundred epochs.",
+        steps=500,
+        train="--resolution 32 --batch-size 32 --set width=8 --set latent_dim=64 --set warmup_epochs=0.2 "
+        "--set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 --set ema_start=50",
+        factor=2,
+        sample=BY_CLASS,
     ),
 }
