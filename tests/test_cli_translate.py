@@ -51,11 +51,60 @@ def test_a_run_of_a_translator_says_how_to_use_it(trained):
     out, result = trained
     assert f"ganfuse translate {out} IN OUT" in result.stdout
     assert "ganfuse sample" not in result.stdout
-    drawn = run("sample", out, "--out", out.parent / "grid.png")
-    assert drawn.exit_code == 2
-    assert "draws nothing from noise" in drawn.stderr
-    assert "ganfuse translate RUN IN OUT" in drawn.stderr
-    assert not (out.parent / "grid.png").exists()
+
+
+def test_a_grid_of_sources_translations_and_cycles(trained, tmp_path):
+    folder, grid = trained[0], tmp_path / "grid.png"
+    result = run("sample", folder, "--num", 3, "--out", grid, "--seed", 5)
+    assert result.exit_code == 0, result.stderr
+    with Image.open(grid) as picture:
+        assert picture.size == (6 * 18 + 2, 3 * 18 + 2)
+        cells = [np.array(picture.crop((2 + 18 * i, 2, 18 + 18 * i, 18))) for i in range(6)]
+    game = load_run(folder)
+    for source, there in ((0, "ab"), (3, "ba")):
+        image = torch.from_numpy(cells[source]).permute(2, 0, 1)[None] / 127.5 - 1
+        translated = game.translate(image, there)
+        for cell, expected in ((source + 1, translated), (source + 2, game.translate(translated, there[::-1]))):
+            pixels = expected[0].permute(1, 2, 0).add(1).mul(127.5)
+            assert (torch.from_numpy(cells[cell]) - pixels).abs().max() <= 0.51
+    assert run("sample", folder, "--num", 3, "--out", tmp_path / "other.png", "--seed", 6).exit_code == 0
+    assert (tmp_path / "other.png").read_bytes() != grid.read_bytes()
+
+
+def test_a_grid_of_other_pictures(trained, photos, tmp_path):
+    grid = tmp_path / "grid.png"
+    source = f"a={photos / 'b'},b={photos / 'b'}"
+    result = run("sample", trained[0], "--num", 2, "--columns", 12, "--data", source, "--out", grid)
+    assert result.exit_code == 0, result.stderr
+    with Image.open(grid) as picture:
+        assert picture.size == (12 * 18 + 2, 18 + 2)
+    result = run("sample", trained[0], "--num", 3, "--data", source, "--out", grid)
+    assert (result.exit_code, "--num: " in result.stderr, "has 2 images of a domain" in result.stderr) == (
+        2,
+        True,
+        True,
+    )
+    for option in (("--npz", tmp_path / "x.npz"), ("--classes", "each"), ("--truncation", 0.5), ("--domain", "a")):
+        result = run("sample", trained[0], *option)
+        assert result.exit_code == 2
+        assert f"{option[0]}: cyclegan translates images, it draws nothing from noise" in result.stderr
+
+
+def test_scores_of_translations(trained, tmp_path):
+    common = ("--extractor", "random", "--num", 20, "--device", "cpu")
+    result = run("evaluate", trained[0], *common, "--metrics", "fid")
+    assert result.exit_code == 0, result.stderr
+    header, row, about = result.stdout.splitlines()
+    assert header.split() == ["step", "fid", "fid_ab", "fid_ba", "cycle_a", "cycle_b"]
+    assert row.split()[0] == "2"
+    assert about.startswith("20 ema samples against 20 images of digits-thick; features: random")
+    result = run("evaluate", trained[0], *common, "--paired", "--metrics", "kid", "--json", tmp_path / "scores.json")
+    assert result.exit_code == 0, result.stderr
+    header, _, about = result.stdout.splitlines()
+    assert header.split() == ["step", "kid", "kid_ab", "kid_ba", "cycle_a", "cycle_b", "paired_ab", "paired_ba"]
+    assert "against 20 pairs of digits-thick" in about
+    result = run("evaluate", trained[0], *common, "--truncation", 0.5)
+    assert (result.exit_code, "truncation: cyclegan translates images" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

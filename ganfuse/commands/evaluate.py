@@ -4,7 +4,7 @@ import json
 import logging
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,7 +12,7 @@ from ganfuse.commands._errors import CommandError
 
 if TYPE_CHECKING:
     from ganfuse.engine import Game
-    from ganfuse.engine.data import ImageDataset
+    from ganfuse.engine.data.sources import AnyDataset, DataKind
     from ganfuse.engine.run_folder import RunFolder
 
 logger = logging.getLogger("ganfuse.evaluate")
@@ -34,7 +34,10 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
     metrics: Annotated[
         str | None,
-        typer.Option(help="Of fid, kid, is, pr, dc, with commas.", show_default="all that the extractor can serve"),
+        typer.Option(
+            help="Of fid, kid, is, pr, dc, with commas.",
+            show_default="all that the extractor can serve; of two domains fid,kid",
+        ),
     ] = None,
     num: Annotated[
         int | None,
@@ -62,41 +65,57 @@ def evaluate(
     truncation: Annotated[
         float | None, typer.Option(help="Of the latents, for models that know how.", show_default="none")
     ] = None,
+    paired: Annotated[
+        bool,
+        typer.Option("--paired", help="Of two domains: compare translations with the images that belong to them."),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the records to this JSON file.")] = None,
 ) -> None:
     """Score a trained run: FID, KID, Inception Score, precision and recall, density and coverage.
 
     Compare scores with equal extractor and equal --num only; both are printed, and stored beside the scores in
     RUN/evaluations.jsonl. The classifier is trained once on the labels of the run's data set, and kept.
+
+    Of a model of two domains, each domain's images are scored (fid_ab: translations from A against B), "fid" is the
+    mean; translations there and back are compared with where they began (cycle_a, cycle_b), and with --paired, or a
+    model that is trained on pairs, translations with the images that belong to them (paired_ab, paired_ba). These are
+    mean absolute differences of images in [-1, 1].
     """
-    from ganfuse.engine.metrics import Evaluator, choose_extractor
+    from ganfuse.engine.metrics.domain_evaluation import has_domains
     from ganfuse.engine.metrics.drawn_images import require_drawable
     from ganfuse.engine.metrics.evaluation_log import append_evaluation
-    from ganfuse.engine.metrics.scores import check_metrics, default_metrics
+    from ganfuse.engine.metrics.evaluator_choice import make_evaluator
+    from ganfuse.engine.metrics.scores import check_metrics
     from ganfuse.engine.options import resolve_device
     from ganfuse.engine.run_folder import RunFolder
+    from ganfuse.engine.translation import TranslationGame
 
     chosen = None if metrics is None else check_metrics([name.strip() for name in metrics.split(",") if name.strip()])
     target = resolve_device(device)
     folder = RunFolder(run)
     steps = _steps(folder, checkpoint)
     game = _load(run, steps[0], weights.value, str(target))
-    # Before a classifier is trained in vain.
-    require_drawable(game, truncation=truncation)
-    own_data, real_data = _open_data(folder, data, split)
+    if paired and not has_domains(game):
+        raise CommandError(f"--paired: {game.name} has one domain only")
+    if not isinstance(game, TranslationGame):
+        # Before a classifier is trained in vain.
+        require_drawable(game, truncation=truncation)
+    own_data, real_data = _open_data(folder, data, split, game.data_kind, "paired" if paired else game.data_kind)
     try:
-        features = choose_extractor(extractor, own_data).to(target)
+        evaluator = make_evaluator(
+            game,
+            extractor,
+            own_data,
+            real_data,
+            chosen,
+            device=target,
+            num=num or min(len(real_data), MOST_IMAGES),
+            batch_size=batch_size,
+            seed=seed,
+            progress=True,
+        )
     except ModuleNotFoundError as error:
         raise CommandError(str(error)) from error
-    evaluator = Evaluator(
-        features,
-        real_data,
-        chosen or default_metrics(features.gives_probabilities),
-        num=num or min(len(real_data), MOST_IMAGES),
-        batch_size=batch_size,
-        seed=seed,
-        progress=True,
-    )
     records = []
     for step in steps:
         if step != steps[0]:
@@ -143,8 +162,10 @@ def _steps(folder: "RunFolder", checkpoint: str) -> list[int]:
         raise CommandError(str(error)) from error
 
 
-def _open_data(folder: "RunFolder", source: str | None, split: str | None) -> "tuple[ImageDataset, ImageDataset]":
-    """The data set that the run was trained on, and the one to compare with."""
+def _open_data(
+    folder: "RunFolder", source: str | None, split: str | None, own_kind: str, kind: str
+) -> "tuple[AnyDataset, AnyDataset]":
+    """The data set that the run was trained on, and the one to compare with, which may be opened as another kind."""
     from ganfuse.engine.data import open_dataset
 
     described = folder.read_config().get("data") or {}
@@ -159,7 +180,7 @@ def _open_data(folder: "RunFolder", source: str | None, split: str | None) -> "t
         key: described[key] for key in ("resolution", "channels", *_DATA_OPTIONS) if key in described
     }
     try:
-        own = open_dataset(described["name"], **recorded)
+        own = open_dataset(described["name"], kind=cast("DataKind", own_kind), **recorded)
     except FileNotFoundError as error:
         raise CommandError(f"the data that the run was trained on: {error}") from error
     if len(own) != described.get("length", len(own)):
@@ -169,12 +190,12 @@ def _open_data(folder: "RunFolder", source: str | None, split: str | None) -> "t
             described["name"],
             len(own),
         )
-    if source is None and split is None:
+    if source is None and split is None and kind == own_kind:
         return own, own
     # Other pictures are to be framed alike; how many were taken, and from which split, belongs to the run's own.
     framing: dict[str, Any] = {key: recorded[key] for key in ("resolution", "channels", "resize") if key in recorded}
     options = framing if split is None else {**framing, "split": split}
-    return own, open_dataset(source or described["name"], **options)
+    return own, open_dataset(source or described["name"], kind=cast("DataKind", kind), **options)
 
 
 def _load(run: Path, step: int, weights: str, device: str) -> "Game":
@@ -199,9 +220,12 @@ def _print(records: list[dict[str, Any]]) -> None:
     Console(width=160).print(table) if not console.is_terminal else console.print(table)
     about = records[0]
     extractor = about["extractor"]
-    told = f", accuracy {extractor['accuracy']:.3f}" if "accuracy" in extractor else ""
+    accuracy = extractor.get("accuracy", [])
+    accuracies = accuracy if isinstance(accuracy, list) else [accuracy]
+    told = f", accuracy {' and '.join(f'{value:.3f}' for value in accuracies)}" if accuracies else ""
+    kind = "pairs" if about.get("paired") else "images"
     typer.echo(
-        f"{about['num_fake']:,} {about['weights']} samples against {about['num_real']:,} images of {about['data']}; "
+        f"{about['num_fake']:,} {about['weights']} samples against {about['num_real']:,} {kind} of {about['data']}; "
         f"features: {extractor['name']}{told}, {extractor['resolution'] or 'any'} px ({extractor['resize']})"
     )
 

@@ -8,6 +8,13 @@ import typer
 
 from ganfuse.commands._errors import CommandError
 from ganfuse.commands._sampling import Weights, chosen_classes, class_names, load_for_sampling
+from ganfuse.commands._two_domains import (
+    Domain,
+    alternate_rows,
+    chosen_domains,
+    draw_translations,
+    refuse_given,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +26,7 @@ EXAMPLE = "ganfuse sample runs/sagan-digits --out grid.png --classes each --colu
 DEFAULT_NUM = 64
 DEFAULT_PER_CLASS = 8
 DEFAULT_NPZ = 50_000
+DEFAULT_TRANSLATED = 8
 # Bounds the memory. Fixed, since the random numbers, and with them the images, depend on it.
 _BATCH = 64
 
@@ -38,8 +46,8 @@ def sample(
         int | None,
         typer.Option(
             min=1,
-            help="How many images.",
-            show_default=f"{DEFAULT_NUM}; {DEFAULT_PER_CLASS} per class; {DEFAULT_NPZ} for --npz",
+            help="How many images; of a translator, how many to translate of each domain.",
+            show_default=f"{DEFAULT_NUM}; {DEFAULT_PER_CLASS} per class; {DEFAULT_NPZ} for --npz; {DEFAULT_TRANSLATED}",
         ),
     ] = None,
     columns: Annotated[
@@ -63,6 +71,19 @@ def sample(
             min=0, help="Batches drawn first for the statistics of batch norm.", show_default="16 if truncated, else 0"
         ),
     ] = None,
+    domain: Annotated[
+        Domain | None,
+        typer.Option(
+            help="Of models that draw pairs (CoGAN): a, b, or both, rows of A above rows of B.",
+            show_default="both; a for --npz",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="What a translator shall translate.", show_default="the run's own data set")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of that, where it has several: train, test.", show_default="train")
+    ] = None,
     weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or the step of a checkpoint.")] = "latest",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1...")] = "auto",
@@ -71,10 +92,14 @@ def sample(
     """Draw images from a trained run: a grid, or an archive of many.
 
     With --classes each class gets a row (or as many as --columns makes of it) of equally many images.
+
+    A translator has nothing to draw from noise. It translates images of its data set, taken at random: rows of an image
+    of A, its translation, that translated back, and the same from B (with where the network looks, if it says so).
     """
     import torch
 
     from ganfuse.engine.grid import require_image_ending, save_grid
+    from ganfuse.engine.translation import TranslationGame
 
     if out is not None and npz is not None:
         raise CommandError("--out and --npz: give one of the two")
@@ -82,6 +107,14 @@ def sample(
     if npz is None:
         require_image_ending(picture)
     game = load_for_sampling(run, weights, checkpoint, device)
+    if isinstance(game, TranslationGame):
+        given = {"--npz": npz, "--classes": classes, "--truncation": truncation, "--domain": domain}
+        given |= {"--truncation-cutoff": truncation_cutoff, "--standing-statistics": standing_statistics}
+        refuse_given(given, f"{game.name} translates images, it draws nothing from noise")
+        rows = draw_translations(run, game, num or DEFAULT_TRANSLATED, seed=seed, source=data, split=split)
+        typer.echo(str(save_grid(rows.flatten(0, 1), picture, columns=columns or rows.shape[1], scale=scale)))
+        return
+    refuse_given({"--data": data, "--split": split}, f"{game.name} draws from noise, it takes no images")
     usual = DEFAULT_NUM if npz is None else DEFAULT_NPZ
     labels = None
     if classes is not None:
@@ -94,9 +127,14 @@ def sample(
         rng = torch.Generator().manual_seed(seed)
         labels = torch.randint(game.num_classes, (num or usual,), generator=rng)  # type: ignore[call-overload]
     count = len(labels) if labels is not None else num or usual
+    domains = chosen_domains(game, domain, single=npz is not None)
+    drawn = []
     with ExitStack() as stack:
         options = _prepared(game, truncation, truncation_cutoff, standing_statistics, stack)
-        images = _draw(game, count, labels, torch.Generator().manual_seed(seed), options, as_bytes=npz is not None)
+        for which in domains:
+            rng = torch.Generator().manual_seed(seed)
+            drawn.append(_draw(game, count, labels, rng, options | which, as_bytes=npz is not None))
+    images, columns = (drawn[0], columns) if len(drawn) == 1 else alternate_rows(*drawn, columns=columns)
     if npz is not None:
         typer.echo(str(_save_npz(images, labels, npz)))
     else:

@@ -1,7 +1,7 @@
 """Games that translate between two domains of images: what they are trained on, what they show, and how to use them."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganfuse.engine.augment import random_crop
+from ganfuse.engine.domains import are_paired, central_square, domains_of, spread_images
 from ganfuse.engine.game import Batch, EMATarget, Game, OptimizerFactory, Player, Turn, evaluation_mode
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.precision import at_least_float32
@@ -143,48 +144,55 @@ class TranslationGame(Game):
         """Rows of an image of A, its translation, that translated back, and the same from B; always the same images."""
         if self._previewed is None:
             raise ValueError("preview: the game has seen no data yet; check_data shows it some")
+        first, second = self._previewed
+        rows = self.compare(first[: max(1, n // 6)], second[: max(1, n // 6)])
+        return rows.flatten(0, 1), rows.shape[1]
+
+    def compare(self, images_a: Tensor, images_b: Tensor) -> Tensor:
+        """Rows of an image of A, its translation, that back again, and the same from B: (N, 6, C, H, W) in [-1, 1].
+
+        Args:
+            images_a, images_b: of the two domains, uint8 (N, C, H, W) on any device; of the shorter one all, of the
+                other the first as many.
+        """
         parameter = next(self.parameters())
-        rows = max(1, n // 6)
-        sources = [images[:rows].to(parameter.device, parameter.dtype) for images in self._previewed]
-        columns = []
-        for source, there, back in zip(sources, ("ab", "ba"), ("ba", "ab")):
-            # One by one: a translator may hold a hundred times as much as its image.
-            results = []
-            for image in source.div(127.5).sub(1.0).unsqueeze(1):
-                translated = self.translate(image, there)
-                results.append(torch.cat([image, translated, self.translate(translated, back)]))
-            columns.append(torch.stack(results))
-        shown = min(len(column) for column in columns)
-        return torch.cat([column[:shown] for column in columns], 1).flatten(0, 1), 6
+        rows = []
+        # One by one: a translator may hold a hundred times as much as its image.
+        for pair in zip(images_a, images_b):
+            row: list[Tensor] = []
+            for pixels, there in zip(pair, DIRECTIONS):
+                image = pixels.to(parameter.device, parameter.dtype).div(127.5).sub(1.0).unsqueeze(0)
+                row += self.shown(image, there)
+            rows.append(torch.cat(row))
+        return torch.stack(rows)
+
+    def shown(self, image: Tensor, direction: str) -> list[Tensor]:
+        """An image, (1, C, H, W) in [-1, 1], its translation, and that translated back; what grids show of it."""
+        translated = self.translate(image, direction)
+        return [image, translated, self.translate(translated, direction[::-1])]
 
     def check_data(self, data: Any) -> None:
         """Refuses data without two domains of this game's images. Keeps a few of them, to preview."""
-        paired = bool(getattr(data, "paired", False))
-        domains = getattr(data, "domains", None)
-        if domains is not None:
-            chosen = [[domain[i][0] for i in _spread(len(domain))] for domain in domains]
-        else:
-            items = [data[i] for i in _spread(len(data))]
-            if not all(isinstance(item, Mapping) and "image_a" in item and "image_b" in item for item in items):
-                raise ValueError(
-                    f"data: {self.name} needs images of two domains, got {getattr(data, 'name', 'data')!r} with one; "
-                    "see open_dataset(source, kind='unpaired')"
-                )
-            chosen = [[item[key] for item in items] for key in ("image_a", "image_b")]
-            paired = True
-        if self.data_kind == "paired" and not paired:
+        name = getattr(data, "name", "data")
+        try:
+            both = domains_of(data)
+        except ValueError as error:
             raise ValueError(
-                f"data: {self.name} compares both images of a pair, and {getattr(data, 'name', 'data')!r} is not "
+                f"data: {self.name} needs images of two domains, got {name!r} with one; "
+                "see open_dataset(source, kind='unpaired')"
+            ) from error
+        if self.data_kind == "paired" and not are_paired(data):
+            raise ValueError(
+                f"data: {self.name} compares both images of a pair, and {name!r} is not "
                 "paired; see open_dataset(source, kind='paired')"
             )
+        chosen = [spread_images(domain, _PREVIEWED) for domain in both]
         for images in chosen:
-            for image in images:
-                if tuple(image.shape) != self.image_shape:
-                    raise ValueError(
-                        f"data: the game was made for images of {_size(self.image_shape)}, got {_size(image.shape)}"
-                    )
-        size = self.training_size
-        first, second = (_centre(torch.stack(images), size) for images in chosen)
+            if tuple(images.shape[1:]) != self.image_shape:
+                raise ValueError(
+                    f"data: the game was made for images of {_size(self.image_shape)}, got {_size(images.shape[1:])}"
+                )
+        first, second = (central_square(images, self.training_size).clone() for images in chosen)
         self._previewed = (first, second)
 
     def domains(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -224,16 +232,6 @@ def judged_together(discriminator: Callable[[Tensor], Tensor], real: Tensor, fak
     """Outputs on real and on generated images, in one batch: the same if each image is judged by itself."""
     outputs = discriminator(torch.cat([real, fake.to(real.dtype)]))
     return outputs[: len(real)], outputs[len(real) :]
-
-
-def _spread(length: int) -> list[int]:
-    count = min(_PREVIEWED, length)
-    return [i * length // count for i in range(count)]
-
-
-def _centre(images: Tensor, size: int) -> Tensor:
-    start = (images.shape[-1] - size) // 2
-    return images[..., start : start + size, start : start + size].clone()
 
 
 def _size(shape: Sequence[int]) -> str:

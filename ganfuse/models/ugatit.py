@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfuse.engine.game import Batch, Turn, evaluation_mode
+from ganfuse.engine.heat_colors import overlay_heat
 from ganfuse.engine.losses import least_squares_discriminator_loss, least_squares_generator_loss
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
@@ -185,6 +186,11 @@ class UGATITGame(TranslationGame):
         if not heat_map:
             return translated
         return translated, self.heat_map(images, direction)
+
+    def shown(self, image: Tensor, direction: str) -> list[Tensor]:
+        """An image, where the translator looks, the translation, and that translated back, all in colour."""
+        shown = [picture.expand(-1, 3, -1, -1) for picture in super().shown(image, direction)]
+        return [shown[0], overlay_heat(image, self.heat_map(image, direction)).to(image), *shown[1:]]
 
     def heat_map(self, images: Tensor, direction: str = "ab") -> Tensor:
         """Where the translator looks, (B, 1, H, W), each image's from 0 to 1; arguments as of `translate`."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganfuse.engine.heat_colors import overlay_heat
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.schedules import Progress
 from ganfuse.models import create
@@ -260,6 +261,11 @@ def test_translates_with_a_heat_map():
     assert not shown.requires_grad
     assert shown.flatten(1).std(1).min() > 0
     assert not torch.equal(shown, game.translate(images, "ab", heat_map=True)[1])
+    # Grids have it beside the picture that it belongs to.
+    row = game.shown(images[:1], "ba")
+    assert [picture.shape for picture in row] == [(1, 3, 24, 16)] * 4
+    torch.testing.assert_close(row[1], overlay_heat(images[:1], shown[:1]))
+    torch.testing.assert_close(row[2][:, :1], translated[:1])
 
 
 @pytest.mark.slow
@@ -270,7 +276,7 @@ def test_backends_agree_on_a_whole_step():
 
 def test_trains_resumes_and_translates(tmp_path):
     game = assert_trains_and_resumes(
-        lambda: create("ugatit", **TINY, optimizer="lean_adam", ema_decay=0.5), ToyDomains(1, 16), tmp_path
+        lambda: create("ugatit", **TINY, optimizer="lean_adam", ema_decay=0.5), ToyDomains(1, 16), tmp_path, shown=8
     )
     assert isinstance(game, UGATITGame)
 

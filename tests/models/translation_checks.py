@@ -102,9 +102,12 @@ def assert_backends_agree(game: TranslationGame) -> None:
 
 
 def assert_trains_and_resumes(
-    make: Callable[[], TranslationGame], data: ToyDomains, folder: Path, **options: object
+    make: Callable[[], TranslationGame], data: ToyDomains, folder: Path, *, shown: int = 6, **options: object
 ) -> TranslationGame:
-    """Two steps in one go and in two give the same state; the run can be loaded and translates. Returns the loaded."""
+    """Two steps in one go and in two give the same state; the run can be loaded and translates. Returns the loaded.
+
+    `shown` is how many pictures a row of its grids has.
+    """
     common = {"batch_size": 2, "device": "cpu", "progress": False, "num_samples": 12, "sample_every": 0, **options}
 
     def fit(out: str, steps: int, **more: object) -> None:
@@ -121,7 +124,7 @@ def assert_trains_and_resumes(
     assert not different
     game = load_run(folder / "whole")
     assert isinstance(game, TranslationGame)
-    side, columns = game.training_size, 6
+    side, columns = game.training_size, shown
     images = torch.rand(2, data.channels, side, side) * 2 - 1
     for direction in ("ab", "ba"):
         translated = game.translate(images, direction)

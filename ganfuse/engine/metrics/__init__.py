@@ -1,6 +1,7 @@
 """Scores of generated images: FID and its kin with any feature extractor, while training and afterwards."""
 
 from ganfuse.engine.metrics.collapse_monitor import CollapseMonitor, discriminator_on_held_out
+from ganfuse.engine.metrics.domain_evaluation import DomainEvaluator
 from ganfuse.engine.metrics.evaluate_hook import BestScore, Evaluate
 from ganfuse.engine.metrics.evaluation import Evaluator, extract_features
 from ganfuse.engine.metrics.evaluation_log import read_evaluations
@@ -16,6 +17,7 @@ __all__ = [
     "METRICS",
     "BestScore",
     "CollapseMonitor",
+    "DomainEvaluator",
     "Evaluate",
     "Evaluator",
     "Extracted",

@@ -33,7 +33,14 @@ def class_labels(game: Game, data: ImageData) -> Tensor | None:
 
 
 def drawn_batches(
-    game: Game, num: int, *, labels: Tensor | None, batch_size: int, seed: int, truncation: float | None = None
+    game: Game,
+    num: int,
+    *,
+    labels: Tensor | None,
+    batch_size: int,
+    seed: int,
+    truncation: float | None = None,
+    domain: str | None = None,
 ) -> Iterator[Tensor]:
     """`num` images of a game, uint8 (B, C, H, W), some at a time.
 
@@ -42,11 +49,14 @@ def drawn_batches(
     Args:
         labels: of a data set: each image is of the class of one of them, chosen at random; None lets the game choose.
         truncation: for games that know how to truncate their latents.
+        domain: for games that draw images of two domains.
 
     Raises:
         ValueError: the game cannot draw from noise, or cannot truncate.
     """
     options = _options(game, truncation)
+    if domain is not None:
+        options["domain"] = domain
     # On the CPU, so that a GPU draws the same images.
     rng = make_generator(torch.device("cpu"), seed, "evaluation")
     for start in range(0, num, batch_size):

@@ -9,10 +9,11 @@ from torch import nn
 from ganfuse.engine.batches import ImageData
 from ganfuse.engine.ema import averaged_weights
 from ganfuse.engine.game import evaluation_mode
+from ganfuse.engine.metrics.domain_evaluation import DomainEvaluator
 from ganfuse.engine.metrics.evaluation import Evaluator
 from ganfuse.engine.metrics.evaluation_log import append_evaluation, read_evaluations
+from ganfuse.engine.metrics.evaluator_choice import make_evaluator
 from ganfuse.engine.metrics.extractor import Extractor
-from ganfuse.engine.metrics.extractor_choice import choose_extractor
 from ganfuse.engine.metrics.feature_checks import check_positive
 from ganfuse.engine.metrics.scores import METRICS, check_metrics
 
@@ -81,7 +82,7 @@ class Evaluate:
         self._main = METRICS[self.metrics[0]].values[0]
         self._extractor = extractor
         self._data = data
-        self._evaluator: Evaluator | None = None
+        self._evaluator: Evaluator | DomainEvaluator | None = None
         self._history: dict[int, float] = {}
 
     def __call__(self, trainer: "Trainer") -> None:
@@ -109,10 +110,18 @@ class Evaluate:
         step = choose(self._history, key=lambda step: self._history[step])
         return BestScore(step, self._history[step])
 
-    def _prepare(self, trainer: "Trainer") -> Evaluator:
-        extractor = choose_extractor(self._extractor, trainer.data, progress=False).to(trainer.device)
-        data = trainer.data if self._data is None else self._data
-        evaluator = Evaluator(extractor, data, self.metrics, num=self.num, batch_size=self.batch_size, seed=self.seed)
+    def _prepare(self, trainer: "Trainer") -> Evaluator | DomainEvaluator:
+        evaluator = make_evaluator(
+            trainer.game,
+            self._extractor,
+            trainer.data,
+            trainer.data if self._data is None else self._data,
+            self.metrics,
+            device=trainer.device,
+            num=self.num,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
         circumstances = evaluator.describe()
         for record in read_evaluations(trainer.run):
             score = record.get("scores", {}).get(self._main)
