@@ -41,7 +41,6 @@ def run(tmp_path: Path, factor: float) -> int:
 @pytest.mark.slow
 def test_trains_scores_draws_and_records(tmp_path: Path) -> None:
     assert run(tmp_path, factor=1e9) == 1
-    assert run(tmp_path, factor=0) == 0
     (record,) = map(json.loads, (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines())
     assert (record["system"], record["steps"], record["num"]) == ("tiny", 2, 20)
     assert record["ratio"] == pytest.approx(record["fid_first"] / record["fid_last"], rel=1e-3)
