@@ -46,6 +46,32 @@ class GPUReadings:
                     continue  # not every GPU tells everything
         return {name: round(value, 3) for name, value in found.items()}
 
+    def energy(self) -> float | None:
+        """Joules that the GPU has taken since its driver was loaded; None where it does not count them."""
+        if self._handle is None:
+            return None
+        try:
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000.0
+        except self._nvml.NVMLError:
+            return None
+
+    def throttling(self) -> list[str]:
+        """Why the GPU's clock is now lower than it could be, such as "SwPowerCap"; empty where it is not, or untold."""
+        if self._handle is None:
+            return []
+        try:
+            reasons = int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
+        except (self._nvml.NVMLError, AttributeError):
+            return []
+        prefix = "nvmlClocksThrottleReason"
+        names = {
+            name.removeprefix(prefix): getattr(self._nvml, name) for name in dir(self._nvml) if name.startswith(prefix)
+        }
+        # Nothing to do is no reason for concern, and All and None are no bits.
+        return sorted(
+            name for name, bit in names.items() if name not in ("All", "None", "GpuIdle") and bit and reasons & bit
+        )
+
     def _connect(self) -> None:
         try:
             self._nvml = importlib.import_module("pynvml")

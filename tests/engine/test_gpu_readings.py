@@ -67,3 +67,29 @@ def test_what_a_gpu_does_not_tell_is_left_out(gpu, monkeypatch):
     assert "power_w" not in GPUReadings(gpu).read()
     monkeypatch.setitem(sys.modules, "pynvml", library(nvmlInit=refuse))
     assert "clock_mhz" not in GPUReadings(gpu).read()
+
+
+def test_energy_and_the_reasons_of_a_low_clock(gpu, monkeypatch):
+    nvml = library()
+    nvml.nvmlDeviceGetTotalEnergyConsumption = lambda handle: 12_500
+    bits = {"GpuIdle": 1, "SwPowerCap": 4, "HwThermalSlowdown": 64, "None": 0, "All": 0xFF}
+    for name, bit in bits.items():
+        setattr(nvml, f"nvmlClocksThrottleReason{name}", bit)
+    nvml.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: 5
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    readings = GPUReadings(gpu)
+    assert readings.energy() == 12.5
+    assert readings.throttling() == ["SwPowerCap"]
+
+
+def test_where_nothing_counts_energy_there_is_none(gpu, monkeypatch):
+    nvml = library()
+
+    def refuse(handle):
+        raise nvml.NVMLError("not supported")
+
+    nvml.nvmlDeviceGetTotalEnergyConsumption = refuse
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert GPUReadings(gpu).energy() is None
+    assert GPUReadings(gpu).throttling() == []
+    assert GPUReadings(torch.device("cpu")).energy() is None
