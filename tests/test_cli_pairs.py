@@ -1,4 +1,4 @@
-"""`ganfuse sample` and `ganfuse evaluate` of a model that draws pairs."""
+"""`ganfuse sample` and `ganfuse evaluate` of models that draw pairs, or reconstruct images."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from ganfuse import cli
 from ganfuse.engine import load_run
+from ganfuse.engine.data import open_dataset
 
 
 def run(*arguments: object) -> Result:
@@ -64,3 +65,22 @@ def test_scores_of_both_domains(trained):
     mean, first, second = (float(value) for value in row.split()[1:])
     assert mean == pytest.approx((first + second) / 2, rel=1e-3)
     assert about.startswith("20 ema samples against 20 images of digits-thick")
+
+
+def test_images_above_their_reconstructions(tmp_path):
+    out, grid = tmp_path / "run", tmp_path / "grid.png"
+    tiny = ("--steps", 1, "--batch-size", 2, "--resolution", 12, "--set", "width=4", "--set", "num_samples=4")
+    assert run("train", "bigan", "--data", "digits", "--out", out, *tiny).exit_code == 0
+    result = run("sample", out, "--reconstruct", "--num", 4, "--columns", 2, "--out", grid)
+    assert result.exit_code == 0, result.stderr
+    with Image.open(grid) as picture:
+        rows = torch.from_numpy(np.array(picture)[2:, 2:].reshape(4, 14, 2, 14)[:, :12, :, :12].transpose(0, 2, 1, 3))
+    images, shown = (rows[start::2].reshape(4, 1, 12, 12) / 127.5 - 1 for start in (0, 1))
+    torch.testing.assert_close(load_run(out).reconstruct(images), shown, atol=0.005, rtol=0)
+    result = run("evaluate", out, "--extractor", "random", "--num", 1797, "--metrics", "fid", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    header, row, _ = result.stdout.splitlines()
+    assert header.split() == ["step", "fid", "reconstruction"]
+    pixels = torch.stack([image for image, _ in open_dataset("digits", resolution=12)]) / 127.5 - 1
+    lost = (load_run(out).reconstruct(pixels) - pixels).abs().mean()
+    assert float(row.split()[2]) == pytest.approx(float(lost), rel=1e-3)

@@ -6,6 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ganfuse.commands._data_images import choose_images, open_data
 from ganfuse.commands._errors import CommandError
 
 if TYPE_CHECKING:
@@ -63,36 +64,13 @@ def alternate_rows(first: "Tensor", second: "Tensor", *, columns: int | None) ->
 def draw_translations(
     run: Path, game: "TranslationGame", num: int, *, seed: int, source: str | None, split: str | None
 ) -> "Tensor":
-    """Rows of images of the run's data set, or another, and of what becomes of them: see `TranslationGame.compare`.
+    """Rows of images of the run's data set, or another, and of what becomes of them: see `TranslationGame.compare`."""
+    from ganfuse.engine.domains import are_paired, central_square, domains_of
 
-    Raises:
-        CommandError: the run does not say which data it was trained on.
-    """
-    import torch
-
-    from ganfuse.engine.data import open_dataset
-    from ganfuse.engine.domains import central_square, domains_of
-    from ganfuse.engine.run_folder import RunFolder
-
-    described = RunFolder(run).read_config().get("data") or {}
-    if source is None and "name" not in described:
-        raise CommandError(f"{run} does not say which data it was trained on", "--data names a source of two domains")
-    options: dict[str, Any] = {key: described[key] for key in ("resize", "on_bad_image") if key in described}
-    if split is None and source is None:
-        split = described.get("split")
-    if split is not None:
-        options["split"] = split
-    channels, resolution, _ = game.image_shape
-    kind: Any = game.data_kind
-    data = open_dataset(source or described["name"], kind=kind, resolution=resolution, channels=channels, **options)
-    domains = domains_of(data)
-    if num > min(map(len, domains)):
-        raise CommandError(f"--num: {data.name} has {min(map(len, domains))} images of a domain, got {num}")
-    rng = torch.Generator().manual_seed(seed)
-    chosen = []
-    for number, domain in enumerate(domains):
-        if number == 0 or not data.paired:
-            indices = torch.randperm(len(domain), generator=rng)[:num].tolist()
-        images = torch.stack([domain[index][0] for index in indices])
-        chosen.append(central_square(images, game.training_size))
-    return game.compare(*chosen)
+    data = open_data(run, game, source=source, split=split)
+    first, second = domains_of(data)
+    together = are_paired(data) and len(first) == len(second)
+    images_a = choose_images(first, num, seed=seed, name=data.name)
+    images_b = choose_images(second, num, seed=seed if together else seed + 1, name=data.name)
+    side = game.training_size
+    return game.compare(central_square(images_a, side), central_square(images_b, side))

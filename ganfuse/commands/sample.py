@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ganfuse.commands._data_images import draw_reconstructions
 from ganfuse.commands._errors import CommandError
 from ganfuse.commands._sampling import Weights, chosen_classes, class_names, load_for_sampling
 from ganfuse.commands._two_domains import (
@@ -27,6 +28,7 @@ DEFAULT_NUM = 64
 DEFAULT_PER_CLASS = 8
 DEFAULT_NPZ = 50_000
 DEFAULT_TRANSLATED = 8
+DEFAULT_RECONSTRUCTED = 16
 # Bounds the memory. Fixed, since the random numbers, and with them the images, depend on it.
 _BATCH = 64
 
@@ -78,8 +80,12 @@ def sample(
             show_default="both; a for --npz",
         ),
     ] = None,
+    reconstruct: Annotated[
+        bool, typer.Option("--reconstruct", help="Rows of images of the data above their reconstructions (BiGAN).")
+    ] = False,
     data: Annotated[
-        str | None, typer.Option(help="What a translator shall translate.", show_default="the run's own data set")
+        str | None,
+        typer.Option(help="What to translate or reconstruct.", show_default="the run's own data set"),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Of that, where it has several: train, test.", show_default="train")
@@ -107,12 +113,19 @@ def sample(
     if npz is None:
         require_image_ending(picture)
     game = load_for_sampling(run, weights, checkpoint, device)
-    if isinstance(game, TranslationGame):
+    if reconstruct or isinstance(game, TranslationGame):
         given = {"--npz": npz, "--classes": classes, "--truncation": truncation, "--domain": domain}
         given |= {"--truncation-cutoff": truncation_cutoff, "--standing-statistics": standing_statistics}
-        refuse_given(given, f"{game.name} translates images, it draws nothing from noise")
-        rows = draw_translations(run, game, num or DEFAULT_TRANSLATED, seed=seed, source=data, split=split)
-        typer.echo(str(save_grid(rows.flatten(0, 1), picture, columns=columns or rows.shape[1], scale=scale)))
+        refuse_given(given, "nothing is drawn from noise here, images are reconstructed or translated")
+        chosen_data: dict[str, Any] = {"seed": seed, "source": data, "split": split}
+        if reconstruct:
+            both = draw_reconstructions(run, game, num or DEFAULT_RECONSTRUCTED, **chosen_data)
+            images, columns = alternate_rows(*both, columns=columns)
+        else:
+            assert isinstance(game, TranslationGame)
+            rows = draw_translations(run, game, num or DEFAULT_TRANSLATED, **chosen_data)
+            images, columns = rows.flatten(0, 1), columns or rows.shape[1]
+        typer.echo(str(save_grid(images, picture, columns=columns, scale=scale)))
         return
     refuse_given({"--data": data, "--split": split}, f"{game.name} draws from noise, it takes no images")
     usual = DEFAULT_NUM if npz is None else DEFAULT_NPZ

@@ -1,7 +1,7 @@
 """Scores of a game against a data set, with all that is needed to know what they can be compared with."""
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -73,6 +73,9 @@ class Evaluator:
     ) -> dict[str, float]:
         """Draws images of the game and scores them.
 
+        Of a game that can reconstruct images there is "reconstruction" as well: the mean absolute difference to the
+        real images, in [-1, 1].
+
         Args:
             game: as it is to be scored, its weights and statistics included.
             truncation: see `drawn_batches`.
@@ -97,7 +100,18 @@ class Evaluator:
             game, self.num, labels=labels, batch_size=self.batch_size, seed=self.seed, truncation=truncation
         )
         fake = extract_features(self.extractor, batches, self.num, what="generated images", progress=self.progress)
-        return compute_scores(self.metrics, real, fake, seed=self.seed)
+        scores = compute_scores(self.metrics, real, fake, seed=self.seed)
+        reconstruct = getattr(game, "reconstruct", None)
+        return scores | {"reconstruction": self._lost_by(game, reconstruct)} if callable(reconstruct) else scores
+
+    def _lost_by(self, game: Game, reconstruct: Callable[[Tensor], Tensor]) -> float:
+        parameter = next(game.parameters())
+        indices = chosen_indices(len(self.data), self.num, self.seed)
+        total = 0.0
+        for pixels in image_batches(self.data, indices, self.batch_size):
+            images = pixels.to(parameter.device, parameter.dtype).div_(127.5).sub_(1.0)
+            total += float((reconstruct(images) - images).abs().mean()) * len(images)
+        return total / len(indices)
 
     def _class_labels(self, game: Game) -> Tensor | None:
         classes = getattr(game, "num_classes", None)

@@ -1,0 +1,71 @@
+"""Images of a run's data set, or of another, for commands that show what a run makes of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganfuse.commands._errors import CommandError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ganfuse.engine import Game
+    from ganfuse.engine.data.sources import AnyDataset
+
+
+def open_data(run: Path, game: "Game", *, source: str | None, split: str | None) -> "AnyDataset":
+    """The data set that a run was trained on, or another source, framed as that was.
+
+    Raises:
+        CommandError: the run does not say which data it was trained on.
+    """
+    from ganfuse.engine.data import open_dataset
+    from ganfuse.engine.run_folder import RunFolder
+
+    described = RunFolder(run).read_config().get("data") or {}
+    if any(key not in described for key in ("name", "resolution", "channels")):
+        raise CommandError(f"{run} does not say which data it was trained on, so there are none to take images from")
+    # What is at its default is not recorded.
+    options: dict[str, Any] = {key: described[key] for key in ("resize", "on_bad_image") if key in described}
+    if split is None and source is None:
+        split = described.get("split")
+    if split is not None:
+        options["split"] = split
+    kind: Any = game.data_kind
+    size = {"resolution": described["resolution"], "channels": described["channels"]}
+    return open_dataset(source or described["name"], kind=kind, **size, **options)
+
+
+def choose_images(data: Any, num: int, *, seed: int, name: str) -> "Tensor":
+    """Different images of a set of images, taken at random, uint8 (num, C, H, W).
+
+    Raises:
+        CommandError: there are not so many.
+    """
+    import torch
+
+    if num > len(data):
+        raise CommandError(f"--num: {name} has {len(data)} images, got {num}")
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:num]
+    return torch.stack([data[index][0] for index in chosen.tolist()])
+
+
+def draw_reconstructions(
+    run: Path, game: "Game", num: int, *, seed: int, source: str | None, split: str | None
+) -> "tuple[Tensor, Tensor]":
+    """Images of the run's data set, or another, and what the game's encoder and generator make of them, in [-1, 1].
+
+    Raises:
+        CommandError: the game has no encoder.
+    """
+    import torch
+
+    reconstruct = getattr(game, "reconstruct", None)
+    if not callable(reconstruct):
+        raise CommandError(
+            f"--reconstruct: {game.name} has no encoder", hint=f"ganfuse invert {run} IMAGE looks for a latent"
+        )
+    data = open_data(run, game, source=source, split=split)
+    parameter = next(game.parameters())
+    images = choose_images(data, num, seed=seed, name=data.name).to(parameter.device, parameter.dtype)
+    images = images.div_(127.5).sub_(1.0)
+    return images.cpu(), torch.cat([reconstruct(part) for part in images.split(64)]).cpu()
