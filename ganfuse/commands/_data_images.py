@@ -32,7 +32,8 @@ def open_data(run: Path, game: "Game", *, source: str | None, split: str | None)
         options["split"] = split
     kind: Any = game.data_kind
     size = {"resolution": described["resolution"], "channels": described["channels"]}
-    return open_dataset(source or described["name"], kind=kind, **size, **options)
+    data: AnyDataset = open_dataset(source or described["name"], kind=kind, **size, **options)
+    return data
 
 
 def choose_images(data: Any, num: int, *, seed: int, name: str) -> "Tensor":
@@ -68,4 +69,4 @@ def draw_reconstructions(
     parameter = next(game.parameters())
     images = choose_images(data, num, seed=seed, name=data.name).to(parameter.device, parameter.dtype)
     images = images.div_(127.5).sub_(1.0)
-    return images.cpu(), torch.cat([reconstruct(part) for part in images.split(64)]).cpu()
+    return images.cpu(), torch.cat([reconstruct(part) for part in torch.split(images, 64)]).cpu()
