@@ -126,6 +126,8 @@ def run_system(name: str, recipe: Recipe, options: Options) -> dict[str, Any]:
         "fid_first": before["scores"]["fid"],
         "fid_last": after["scores"]["fid"],
         "ratio": before["scores"]["fid"] / after["scores"]["fid"],
+        "scores_first": before["scores"],
+        "scores_last": after["scores"],
         "factor": recipe.factor,
         "num": after["num_fake"],
         "extractor": after["extractor"],
