@@ -52,7 +52,7 @@ def fuse_spectral_norms(model: ModuleT) -> ModuleT:
     layers = [layer for module in model_in_graph.modules() for layer in _adopt(module)]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no spectrally normalised layer")
-    fused = _FusedSpectralNorms(layers)
+    fused = FusedSpectralNorms(layers)
     # First, because the model may be a normalised layer itself.
     model_in_graph.register_forward_pre_hook(fused, prepend=True)
     model_in_graph.register_forward_hook(fused.finish, always_call=True)
@@ -98,12 +98,12 @@ def fuse_networks(game: nn.Module, names: Iterable[str]) -> list[str]:
     return changed
 
 
-class _FusedSpectralNorms:
+class FusedSpectralNorms:
     """The model's pre-hook, and the hook that follows its forward."""
 
     active = False
 
-    def __init__(self, layers: list["_Layer"]) -> None:
+    def __init__(self, layers: list["NormalisedLayer"]) -> None:
         self.layers = layers
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class _FusedSpectralNorms:
         if self.active or getattr(module, "_is_replica", False):
             return
         self.active = True
-        groups: dict[Any, list[_Layer]] = {}
+        groups: dict[Any, list[NormalisedLayer]] = {}
         for layer in self.layers:
             method = layer.method
             steps = method.step(layer.training())
@@ -152,7 +152,7 @@ class _FusedSpectralNorms:
             batch.store(indices)
 
 
-class _Layer:
+class NormalisedLayer:
     """A normalised weight: where its tensors are, and what takes the prepared one.
 
     Attributes:
@@ -187,7 +187,7 @@ class _Layer:
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
-class _HookedLayer(_Layer):
+class _HookedLayer(NormalisedLayer):
     """A layer with a pre-hook, ganfuse's own or one that stands in for PyTorch's."""
 
     def __init__(self, owner: nn.Module, hook: SpectralNorm) -> None:
@@ -211,7 +211,7 @@ class _HookedLayer(_Layer):
         remove_hooks(self.owner, hook)
 
 
-class _ParametrizedLayer(_Layer):
+class _ParametrizedLayer(NormalisedLayer):
     """A layer with PyTorch's parametrisation, whose class is ours while it is fused."""
 
     def __init__(self, owner: nn.Module, parametrization: ParametrizationList) -> None:
@@ -253,7 +253,7 @@ class _FusedParametrization(PowerMethod, TorchParametrization):
         return batch.weights[0]  # type: ignore[no-any-return]
 
 
-def _adopt(module: nn.Module) -> Iterable[_Layer]:
+def _adopt(module: nn.Module) -> Iterable[NormalisedLayer]:
     yield from _hooked(module)
     for parametrization in _parametrizations(module):
         yield _ParametrizedLayer(module, parametrization)
@@ -277,7 +277,7 @@ def _parametrizations(module: nn.Module) -> list[ParametrizationList]:
     ]
 
 
-def _hooked(module: nn.Module) -> Iterator[_Layer]:
+def _hooked(module: nn.Module) -> Iterator[NormalisedLayer]:
     for key, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, TorchSpectralNorm):
             ours = SpectralNorm(hook.name, hook.n_power_iterations, hook.eps, hook.dim)
@@ -289,8 +289,8 @@ def _hooked(module: nn.Module) -> Iterator[_Layer]:
             yield _HookedLayer(module, hook)
 
 
-def _find(module: nn.Module) -> _FusedSpectralNorms | None:
+def _find(module: nn.Module) -> FusedSpectralNorms | None:
     for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, _FusedSpectralNorms):
+        if isinstance(hook, FusedSpectralNorms):
             return hook
     return None
