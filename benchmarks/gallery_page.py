@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.gallery_recipes import Recipe
 from ganfuse.engine.atomic_file import atomic_write
 
-__all__ = ["PAGE", "page", "write"]
+__all__ = ["PAGE", "anchor", "page", "wrapped", "write"]
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "gallery.md"
 WIDTH = 110
@@ -47,7 +47,7 @@ def page(recipes: Mapping[str, Recipe], found: Sequence[Mapping[str, Any]], resu
     for name in chosen:
         row = rows[name]
         lines.append(
-            f"| [{recipes[name].title}](#{_anchor(recipes[name].title)}) | {row['steps']:,} | "
+            f"| [{recipes[name].title}](#{anchor(recipes[name].title)}) | {row['steps']:,} | "
             f"{row['cpu_seconds'] / 60:.1f} | {row['fid_first']:.4g} | {row['fid_last']:.4g} | "
             f"×{row['ratio']:.3g} | ×{row['factor']:g} |"
         )
@@ -76,19 +76,19 @@ def _section(name: str, recipe: Recipe, row: Mapping[str, Any]) -> list[str]:
         recipe.note,
         "",
         "```bash",
-        _wrapped(row["train"]),
-        _wrapped(row["sample"]),
+        wrapped(row["train"]),
+        wrapped(row["sample"]),
         "```",
     ]
 
 
-def _anchor(title: str) -> str:
+def anchor(title: str) -> str:
     """GitHub's name of a heading."""
     kept = "".join(c for c in title.lower() if c.isalnum() or c in " -")
     return kept.replace(" ", "-")
 
 
-def _wrapped(command: str) -> str:
+def wrapped(command: str) -> str:
     """A command on lines of at most `WIDTH` characters, an option with its value on one."""
     parts: list[str] = []
     for word in shlex.split(command):
