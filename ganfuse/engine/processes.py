@@ -13,6 +13,7 @@ from ganfuse.engine.augment import AdaptiveAugment
 from ganfuse.engine.layers import BatchNormAct2d, ConditionalBatchNorm2d
 from ganfuse.engine.moving_average import MovingAverage
 from ganfuse.engine.noise import Shard
+from ganfuse.engine.rendezvous import rendezvous
 
 __all__ = ["Processes", "synchronise_statistics"]
 
@@ -24,6 +25,8 @@ class Processes:
         rank: number of this process.
         count: how many there are.
     """
+
+    _restarted = False
 
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
@@ -41,7 +44,8 @@ class Processes:
             gpu = str(device).startswith("cuda") or (str(device) == "auto" and torch.cuda.is_available())
             if gpu:
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-            dist.init_process_group("nccl" if gpu else "gloo")
+            store, rank, count, Processes._restarted = rendezvous()
+            dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=count)
         return cls()
 
     @staticmethod
@@ -52,8 +56,11 @@ class Processes:
 
     @staticmethod
     def was_restarted() -> bool:
-        """Whether `torchrun --max-restarts` has started the processes again after one of them had failed."""
-        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        """Whether `torchrun` has started the processes again, because one had failed or the machines have changed.
+
+        Known when they have been joined: each machine counts only the failures of its own processes.
+        """
+        return Processes._restarted or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     @property
     def is_first(self) -> bool:

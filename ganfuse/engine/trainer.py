@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -109,10 +109,10 @@ class Trainer:
         hooks: Sequence[Callable[["Trainer"], None]] = (),
         **options: Any,
     ) -> None:
-        if Processes.was_restarted():
-            options |= {"resume": True, "overwrite": False}
         self.options = TrainerOptions.of(options, also=("out", "hooks"))
         self.processes = Processes.join(self.options.device)
+        if self.processes.was_restarted():
+            self.options = replace(self.options, resume=True, overwrite=False)
         self.device = resolve_device(self.options.device)
         if self.options.cuda_graphs and self.device.type != "cuda":
             raise ValueError(f"cuda_graphs: they exist on NVIDIA and AMD GPUs, and the device is {self.device}")
@@ -261,7 +261,7 @@ class Trainer:
         seconds_before, window_began, window_images = self.seconds, began, self.images
         while not self._complete():
             try:
-                self._play_step()
+                self.play_step()
             except NonFiniteError as error:
                 if options.on_nonfinite != "rollback" or self.rollbacks >= MAX_ROLLBACKS:
                     raise
@@ -324,7 +324,11 @@ class Trainer:
         found = self.processes.first_set(list(reasons.values()), self.device)
         return "" if found is None else list(reasons)[found] or "another process"
 
-    def _play_step(self) -> None:
+    def play_step(self) -> None:
+        """One step: a batch, every turn that is due, the averages. What `fit` does between steps is not part of it.
+
+        For those who measure or watch steps, inside `global_randomness.active()`; a run is `fit`.
+        """
         options = self.options
         progress = Progress(self.step + 1, self.images, len(self.data), options.batch_size, options.steps)
         stage = self.game.stage(progress) or Stage()
@@ -369,6 +373,8 @@ class Trainer:
         if self._opened:
             return ""
         notice = ""
+        # The others may still be looking whether the folder is vacant.
+        self.processes.wait()
         if self.processes.is_first:
             if self.options.overwrite:
                 self.run.clear()
