@@ -52,9 +52,10 @@ RECIPES: dict[str, Recipe] = {
     ),
     "cgan": Recipe(
         "cGAN",
-        "DCGAN's small networks for 28 px at half the width, the label beside the image (`conditioning=concat`).",
-        steps=1000,
-        train="--resolution 28 --batch-size 64 --set architecture=convolutional --set width=32 --set ema_decay=0.99 "
+        "DCGAN's networks at a quarter of their width, the label's embedding beside image and latents "
+        "(`conditioning=concat`).",
+        steps=2500,
+        train="--resolution 32 --batch-size 64 --set architecture=convolutional --set width=16 --set ema_decay=0.995 "
         "--set generator_lr=5e-4 --set discriminator_lr=5e-4",
         factor=2,
         sample=BY_CLASS,
