@@ -117,7 +117,7 @@ def _combine(flags: dict[str, Any], assigned: dict[str, Any], config: Path | Non
         raise CommandError(f"{key} is given both as an option and by --set")
     chosen = (read_settings_file(config) if config is not None else {}) | assigned | flags
     subject = {"model": DEFAULT_MODEL} | chosen
-    subject.setdefault("data", _default_data(str(subject["model"])))
+    subject.setdefault("data", default_data(str(subject["model"])))
     out = Path(chosen.get("out") or _default_out(subject["model"], subject["data"]))
     stored_config = out / "config.yaml"
     if resume and stored_config.is_file():
@@ -132,7 +132,8 @@ def _combine(flags: dict[str, Any], assigned: dict[str, Any], config: Path | Non
     return subject | {"out": out}
 
 
-def _default_data(model: str) -> str:
+def default_data(model: str) -> str:
+    """The source that the model is trained on unless told."""
     from ganfuse.models import model_info
 
     return DEFAULT_DATA[model_info(model).data_kind]
@@ -158,12 +159,12 @@ def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite
     if threads is not None:
         torch.set_num_threads(threads)
     source, out = settings.subjects["data"], Path(settings.subjects["out"])
-    settings.data.setdefault("resolution", _supported(default_resolution(source), info.resolutions))
+    settings.data.setdefault("resolution", supported_resolution(default_resolution(source), info.resolutions))
     processes = Processes.join(settings.trainer.get("device", "auto"))
     with processes.first_one_first():
         data = open_dataset(source, kind=cast("DataKind", info.data_kind), **settings.data)
     torch.manual_seed(_seed(settings))
-    game = _create_game(info.name, info.config, settings, data)
+    game = create_game(info.name, info.config, settings, data)
     try:
         trainer = Trainer(game, data, out=out, resume=resume, overwrite=overwrite, **settings.trainer)
     except FileExistsError as error:
@@ -180,7 +181,8 @@ def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite
         _conclude(summary, game, source, total=trainer.options.steps)
 
 
-def _supported(wanted: int, supported: tuple[int, ...]) -> int:
+def supported_resolution(wanted: int, supported: tuple[int, ...]) -> int:
+    """`wanted` where a model of these resolutions takes it, else the smallest that it takes."""
     return wanted if not supported or wanted in supported else min(supported)
 
 
@@ -192,7 +194,7 @@ def _seed(settings: Settings) -> int:
     return seed
 
 
-def _create_game(name: str, known: dict[str, Any], settings: Settings, data: "AnyDataset") -> "Game":
+def create_game(name: str, known: dict[str, Any], settings: Settings, data: "AnyDataset") -> "Game":
     """The game for this data set: what the data and the trainer determine is not asked of the user."""
     from ganfuse.engine.options import TrainerOptions
     from ganfuse.models import create
