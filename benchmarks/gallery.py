@@ -33,6 +33,8 @@ from ganfuse.bench import records
 from ganfuse.engine.atomic_file import atomic_write
 
 HERE = Path(__file__).resolve().parent
+RUNS, IMAGES = Path("runs/gallery"), Path("docs/images")
+"""Where run folders and pictures go, seen from the repository's folder."""
 NUM = 2000
 """Images of each kind to score with."""
 
@@ -112,7 +114,12 @@ def run_system(name: str, recipe: Recipe, options: Options) -> dict[str, Any]:
     device = torch.device("cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    about = records.header("gallery", device, shlex.join(["python", *sys.argv]), folder="models")
+    ours = ["python", "benchmarks/gallery.py", name, "--device", options.device]
+    ours += [] if options.threads is None else ["--threads", str(options.threads)]
+    ours += [] if options.steps_factor == 1.0 else ["--steps-factor", f"{options.steps_factor:g}"]
+    about = records.header("gallery", device, shlex.join(ours), folder="models")
+    # What to type, wherever this run's folders are.
+    lines = commands(name, recipe, options._replace(runs=RUNS, images=IMAGES))
     return {
         **about,
         "kind": "run",
@@ -167,8 +174,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("systems", nargs="*", help="names of recipes, or all")
     parser.add_argument("--recipes", type=Path, default=HERE / "gallery_recipes.py")
-    parser.add_argument("--runs", type=Path, default=Path("runs/gallery"), help="folder of the run folders")
-    parser.add_argument("--images", type=Path, default=HERE.parent / "docs" / "images", help="folder of the pictures")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the run folders")
+    parser.add_argument("--images", type=Path, default=HERE.parent / IMAGES, help="folder of the pictures")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder, or a .jsonl file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=None)

@@ -84,7 +84,7 @@ def test_page_has_the_numbers_the_commands_and_the_pictures() -> None:
     assert "![Clothing by U-Net GAN](images/gallery-dcgan.png)" in text
     assert "    --set width=16 --set width=16" in text
     assert "--set 'a={4: 1}'" in text
-    assert max(map(len, text.split("```bash")[1].splitlines())) <= gallery_page.WIDTH
+    assert all(len(line) <= gallery_page.WIDTH for line in text.split("```bash")[1].splitlines())
     with pytest.raises(ValueError, match="no results"):
         gallery_page.page({"gan": RECIPES["gan"]}, [ROW], "gallery-cpu.jsonl")
     rows = [ROW, {**ROW, "system": "gan", "device": "B"}]
