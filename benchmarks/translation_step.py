@@ -174,7 +174,7 @@ def largest_difference(model: Model, settings: Settings) -> float:
 def peak_memory(model: Model, settings: Settings, implementation: str, device: torch.device) -> int:
     """Bytes. On a CPU of this process, which must have done nothing else."""
     batch = make_batch(settings, device)
-    before = 0 if device.type == "cuda" else _resident("VmRSS")
+    before = 0 if device.type == "cuda" else resident("VmRSS")
     step = make_step(model, settings, implementation, device)
     step(batch)  # makes the optimisers' state
     if device.type == "cuda":
@@ -183,10 +183,10 @@ def peak_memory(model: Model, settings: Settings, implementation: str, device: t
         return torch.cuda.max_memory_allocated(device)
     Path("/proc/self/clear_refs").write_text("5")
     step(batch)
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(entry: str) -> int:
+def resident(entry: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{entry}:"):
             return 1024 * int(line.split()[1])
