@@ -28,8 +28,8 @@ _ROWS = "--num 6 --split test --columns 12 --seed 1 --scale 2"
 RECIPES: dict[str, Recipe] = {
     "cyclegan": Recipe(
         "CycleGAN",
-        "Clothing and its edges, unpaired. Three residual blocks, patches of 34 px, no identity loss, resize convolutions "
-        "against checkerboards, twice the usual learning rate, which falls to 0 over the last half.",
+        "Clothing and its edges, unpaired. Three residual blocks, patches of 34 px, no identity loss, resize "
+        "convolutions against checkerboards, twice the usual learning rate, which falls to 0 over the last half.",
         steps=1000,
         train=f"--batch-size 8 {_SMALL} --set blocks=3 --set discriminator_layers=2 --set lambda_identity=0 "
         "--set upsampling=resize --set generator_lr=4e-4 --set discriminator_lr=4e-4 --set constant_epochs=0.135 "

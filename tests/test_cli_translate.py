@@ -183,6 +183,23 @@ def test_where_the_network_looks(trained, photos, tmp_path, monkeypatch):
     assert "would have the same names" in same.stderr
 
 
+def test_there_and_back(trained, photos, tmp_path):
+    folder = trained[0]
+    result = run("translate", folder, photos, tmp_path / "out", "--cycle", tmp_path / "back", "--batch-size", 2)
+    assert result.exit_code == 0, result.stderr
+    assert names(tmp_path / "back") == names(tmp_path / "out")
+    game = load_run(folder)
+    with Image.open(photos / "a.png") as picture, Image.open(tmp_path / "back/a.png") as after:
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+        expected = game.translate(game.translate(pixels, "ab"), "ba")[0].permute(1, 2, 0).add(1).mul(127.5)
+        assert (torch.from_numpy(np.array(after)) - expected).abs().max() <= 0.51
+    with Image.open(photos / "b/a.png") as before, Image.open(tmp_path / "back/b/a.png") as after:
+        assert after.size == before.size
+    same = run("translate", folder, photos, tmp_path / "x", "--cycle", tmp_path / "x")
+    assert "--cycle: pictures of both kinds would have the same names" in same.stderr
+    assert "already there" in run("translate", folder, photos, tmp_path / "x", "--cycle", tmp_path / "back").stderr
+
+
 def test_one_picture_and_the_size_of_training(trained, photos, tmp_path):
     folder = trained[0]
     assert run("translate", folder, photos / "b" / "a.png", tmp_path / "one.webp", "--resize", "train").exit_code == 0

@@ -70,6 +70,13 @@ def translate(
             help="Folder for pictures of where the network looks, under the same names (ugatit).", show_default="none"
         ),
     ] = None,
+    cycle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the translations translated back, under the same names: what was lost on the way.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Translate pictures to the other domain.
 
@@ -83,6 +90,8 @@ def translate(
     jobs = _jobs(source, out)
     if heat_map is not None:
         jobs = [replace(job, heat=heat_map / _name(job, out)) for job in jobs]
+    if cycle is not None:
+        jobs = [replace(job, cycle=cycle / _name(job, out)) for job in jobs]
     _require_vacant(jobs, overwrite)
     game = load_for_sampling(run, weights, checkpoint, device)
     if not isinstance(game, TranslationGame):
@@ -106,6 +115,7 @@ class _Job:
     source: Path
     target: Path
     heat: Path | None = None
+    cycle: Path | None = None
 
 
 @dataclass
@@ -163,9 +173,10 @@ def _require_vacant(jobs: list[_Job], overwrite: bool) -> None:
         if job.target.is_dir() or (job.target.exists() and job.target.samefile(job.source)):
             what = "is a folder" if job.target.is_dir() else "is the picture to translate itself"
             raise CommandError(f"OUT: {job.target} {what}", "choose another folder")
-    wanted = [path for job in jobs for path in (job.target, job.heat) if path is not None]
+    wanted = [path for job in jobs for path in (job.target, job.heat, job.cycle) if path is not None]
     if len(set(wanted)) < len(wanted):
-        raise CommandError("--heat-map: pictures of both kinds would have the same names", "choose another folder")
+        option = "--heat-map" if jobs[0].heat in (jobs[0].target, jobs[0].cycle) else "--cycle"
+        raise CommandError(f"{option}: pictures of both kinds would have the same names", "choose another folder")
     there = [path for path in wanted if path.exists()]
     if there and not overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
@@ -212,10 +223,8 @@ def _translate(
 ) -> None:
     import torch
 
-    from ganfuse.engine.grid import require_image_ending, save_pixels
     from ganfuse.engine.heat_colors import overlay_heat
     from ganfuse.engine.image_padding import crop_to, pad_to_multiple
-    from ganfuse.engine.metrics.image_batches import to_uint8
 
     parameter = next(game.parameters())
     images = torch.stack(pictures).to(parameter.device, parameter.dtype).div_(127.5).sub_(1.0)
@@ -229,14 +238,22 @@ def _translate(
     padded = pad_to_multiple(images, game.size_multiple, game.least_size)
     if padded.shape != images.shape:
         report.padded += len(images)
-    translated = to_uint8(crop_to(game.translate(padded, direction), height, width)).cpu()
-    for job, pixels in zip(jobs, translated):
-        options: dict[str, Any] = _QUALITY.get(require_image_ending(job.target), {})
-        save_pixels(pixels, job.target, **options)
-        report.written += 1
-    if jobs[0].heat is None:
-        return
-    heat = crop_to(game.heat_map(padded, direction), height, width)  # type: ignore[attr-defined, operator]
-    for job, pixels in zip(jobs, to_uint8(overlay_heat(images, heat)).cpu()):
-        if job.heat is not None:
-            save_pixels(pixels, job.heat, **_QUALITY.get(require_image_ending(job.heat), {}))
+    translated = game.translate(padded, direction)
+    _save([job.target for job in jobs], crop_to(translated, height, width))
+    report.written += len(jobs)
+    if jobs[0].heat is not None:
+        heat = crop_to(game.heat_map(padded, direction), height, width)  # type: ignore[attr-defined, operator]
+        _save([job.heat for job in jobs], overlay_heat(images, heat))
+    if jobs[0].cycle is not None:
+        back = game.translate(translated, direction[::-1])
+        _save([job.cycle for job in jobs], crop_to(back, height, width))
+
+
+def _save(paths: "list[Path] | list[Path | None]", images: "Tensor") -> None:
+    from ganfuse.engine.grid import require_image_ending, save_pixels
+    from ganfuse.engine.metrics.image_batches import to_uint8
+
+    for path, pixels in zip(paths, to_uint8(images).cpu()):
+        assert path is not None
+        options: dict[str, Any] = _QUALITY.get(require_image_ending(path), {})
+        save_pixels(pixels, path, **options)
