@@ -140,3 +140,25 @@ def test_errors_are_one_line(trained: tuple[Path, Path], tmp_path: Path) -> None
         assert result.exit_code == 2, (arguments, result.stderr)
         assert message in result.stderr
         assert not (tmp_path / "out").exists()
+
+
+def test_a_text_to_image_model_tries_the_texts_that_it_keeps(tmp_path: Path) -> None:
+    settings = [argument for key in ("width=2", "discriminator_width=2", "latent_dim=3") for argument in ("--set", key)]
+    options = ["--resolution", 32, "--batch-size", 4, "--steps", 1]
+    result = run("train", "gan-cls", "--out", tmp_path / "run", *options, *settings)
+    assert result.exit_code == 0, result.stderr
+    game = load_run(tmp_path / "run")
+    image = game.sample(1, embeddings=game.texts[7], rng=torch.Generator().manual_seed(5))
+    save_grid(image, tmp_path / "made.png", padding=0)
+    call = ("invert", tmp_path / "run", tmp_path / "made.png", "--steps", 20, "--restarts", 2, "--device", "cpu")
+    result = run(*call, "--out", tmp_path / "found")
+    assert result.exit_code == 0, result.stderr
+    assert errors(result)["found"] < errors(result)["at the start"]
+    latent = load_file(tmp_path / "found/latent.safetensors")
+    label = int(latent["labels"])
+    assert f"number {label} of {len(game.texts)} of the data" in result.stdout
+    assert torch.equal(latent["embeddings"], game.texts[label : label + 1])
+    with torch.no_grad():
+        again = game.eval().generator(latent["latents"], latent["embeddings"])
+    save_grid(again, tmp_path / "again.png", padding=0)
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "found/reconstruction.png").read_bytes()

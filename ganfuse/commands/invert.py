@@ -71,7 +71,8 @@ def invert(
     """Find the latent whose image is nearest to a picture.
 
     Writes reconstruction.png, comparison.png (the picture beside it), and latent.safetensors with "latents" and, where
-    there are classes, "labels"; generator.safetensors too if that was trained on the picture. The run itself stays as
+    there are classes, "labels" (of text-to-image models "embeddings", the best of some of the data's texts);
+    generator.safetensors too if that was trained on the picture. The run itself stays as
     it is. The picture is brought to the size of the run's images as its data were. A run with an encoder of its own,
     such as BiGAN's, begins at that one's guess.
     """
@@ -108,13 +109,16 @@ def invert(
         with _progress("Training the generator", fine_tune_steps) as advance:
             found = fine_tune(target, found_space, found, steps=fine_tune_steps, on_step=advance, **options)
     about = {"space": space.value, "run": str(run), "game": game.name, "seed": str(seed)}
-    _write(out, found, target, about)
+    texts = getattr(game, "texts", None)
+    _write(out, found, target, about, texts)
     if fine_tune_steps:
         _write_tensors(out / "generator.safetensors", found_space.generator.state_dict(), about)
     rows = [("at the start", _described(float(found.initial_errors[0]))), ("found", _described(searched))]
     if fine_tune_steps:
         rows.append(("fine-tuned", _described(float(found.errors[0]))))
-    if found.labels is not None:
+    if texts is not None and found.labels is not None:
+        rows.append(("text", f"number {int(found.labels[0])} of {len(texts)} of the data"))
+    elif found.labels is not None:
         rows.append(("class", class_names(run, game)[int(found.labels[0])]))
     print_result(*rows, ("written", out))
 
@@ -203,7 +207,7 @@ def _progress(what: str, steps: int) -> "Iterator[OnStep]":
         yield on_step
 
 
-def _write(out: Path, found: "Inversion", target: "Tensor", metadata: dict[str, str]) -> None:
+def _write(out: Path, found: "Inversion", target: "Tensor", metadata: dict[str, str], texts: "Tensor | None") -> None:
     import torch
 
     from ganfuse.engine.grid import save_grid
@@ -214,6 +218,8 @@ def _write(out: Path, found: "Inversion", target: "Tensor", metadata: dict[str, 
     tensors = {"latents": found.latents}
     if found.labels is not None:
         tensors["labels"] = found.labels
+        if texts is not None:
+            tensors["embeddings"] = texts[found.labels]
     _write_tensors(out / "latent.safetensors", tensors, {**metadata, "error": repr(float(found.errors[0]))})
 
 

@@ -94,6 +94,7 @@ def latent_space(game: Game, name: str = "z", *, domain: str = "a", rng: torch.G
         game: an `AdversarialGame`, or any with its `generator`, `draw_latents` and `generate`.
         name: "z", what the generator is fed with. For games that are `StyleBased` also "w", what their mapping network
             makes of it, and "w+", a w of its own for each layer (Abdal et al. 2019, arXiv 1904.03189).
+            Of a text-to-image model the texts that it keeps of its data (`texts`) are the classes.
         domain: "a" or "b": which images of a generator that makes one of each domain, as CoGAN's does.
         rng: for the latents from which the mean and the spread of W are computed.
 
@@ -108,8 +109,13 @@ def latent_space(game: Game, name: str = "z", *, domain: str = "a", rng: torch.G
     draw_latents, generate = getattr(game, "draw_latents", None), getattr(game, "generate", None)
     if not isinstance(generator, nn.Module) or draw_latents is None or generate is None:
         raise ValueError(f"game: {game.name} has no generator that draws images from latents, so none to invert")
-    if game.data_kind == "embedded":
-        raise ValueError(f"game: {game.name} draws images of texts; inversion knows of latents and classes only")
+    texts: Tensor | None = getattr(game, "texts", None)
+    if texts is not None:
+        if name != "z":
+            raise ValueError(f"space: {game.name} has no mapping network, so no space {name!r}; its space is 'z'")
+        if not len(texts):
+            raise ValueError(f"game: {game.name} has met no data yet, so there is no text to try")
+        return _space_of_texts(generator, draw_latents, texts, bound=_bound(game))
     classes: int | None = getattr(game, "num_classes", None)
     if name == "z":
 
@@ -121,8 +127,7 @@ def latent_space(game: Game, name: str = "z", *, domain: str = "a", rng: torch.G
             image: Tensor = made[DOMAINS.index(domain)] if isinstance(made, tuple) else made
             return image
 
-        bound = 1.0 if getattr(game, "latent", "normal") == "uniform" else None
-        return LatentSpace("z", generator, draw, draw_image, classes, bound=bound)
+        return LatentSpace("z", generator, draw, draw_image, classes, bound=_bound(game))
     mapping = getattr(generator, "mapping", None)
     synthesize, layers = _synthesis(game, generator)
     if mapping is None or synthesize is None:
@@ -149,6 +154,26 @@ def latent_space(game: Game, name: str = "z", *, domain: str = "a", rng: torch.G
         spread = float((drawn - mean).square().sum(1).mean().sqrt())
     centre = mean if name == "w" else mean.expand(layers, -1).clone()
     return LatentSpace(name, generator, map_latents, render, classes, spread=spread, centre=centre)
+
+
+def _bound(game: Game) -> float | None:
+    return 1.0 if getattr(game, "latent", "normal") == "uniform" else None
+
+
+def _space_of_texts(
+    generator: nn.Module, draw_latents: Callable[[int, Noise], Tensor], texts: Tensor, *, bound: float | None
+) -> LatentSpace:
+    """z of a generator called with (z, texts), in which each text is a class."""
+
+    def draw(n: int, noise: Noise, labels: Tensor | None) -> Tensor:
+        return draw_latents(n, noise)
+
+    def render(z: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        images: Tensor = generator(z, texts[labels])
+        return images
+
+    return LatentSpace("z", generator, draw, render, len(texts), bound=bound)
 
 
 def _synthesis(game: Game, generator: nn.Module) -> tuple[Callable[[Tensor], Tensor] | None, int]:
