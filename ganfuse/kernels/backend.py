@@ -14,7 +14,8 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
@@ -39,6 +40,7 @@ def _checked(name: str, origin: str) -> str:
 
 # A plain global: reading a ContextVar inside a compiled function breaks Dynamo's graph.
 _choice = _checked(os.environ.get("GANFUSE_BACKEND", "auto").strip().lower() or "auto", "GANFUSE_BACKEND")
+_recording = False
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 _TRITON_MISSING = importlib.util.find_spec("triton") is None
@@ -97,9 +99,22 @@ def triton_unavailable(device: torch.device) -> str | None:
     return None
 
 
-def _exporting() -> bool:
-    exporting = getattr(torch.compiler, "is_exporting", None)
-    return (exporting is not None and bool(exporting())) or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
+@contextmanager
+def recording_export() -> Iterator[None]:
+    """Inside, ops take the form for graphs that leave Python. For exporters of PyTorch versions that do not tell."""
+    global _recording
+    before, _recording = _recording, True
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+def exporting() -> bool:
+    """Whether the call is being recorded by `torch.export`, or by what traces for TorchScript and ONNX."""
+    told = getattr(torch.compiler, "is_exporting", None)
+    tracing = bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
+    return _recording or (told is not None and bool(told())) or tracing
 
 
 def resolve_backend(
@@ -124,7 +139,7 @@ def resolve_backend(
         ValueError: unknown name.
     """
     name = _choice if requested is None else _checked(requested, "backend")
-    if name == "reference" or _exporting():
+    if name == "reference" or exporting():
         return "reference"
     if name == "triton":
         reason = triton_unavailable(device) or triton()
@@ -162,7 +177,7 @@ def resolve_native_backend(op: str, requested: str | None) -> str:
             f"{op}: backend 'triton' cannot run here: the op is made of PyTorch's convolutions and has no kernels"
         )
     name = _choice if requested is None else _checked(requested, "backend")
-    return "reference" if name == "reference" or _exporting() else "eager"
+    return "reference" if name == "reference" or exporting() else "eager"
 
 
 def _log_fallback(op: str, reason: str) -> None:

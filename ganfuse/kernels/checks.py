@@ -41,6 +41,15 @@ def check_beside(op: str, name: str, tensor: object, x: Tensor) -> None:
         raise ValueError(f"{op}: {name} must be on x's device, {x.device}, got {tensor.device}")
 
 
+def has_shape(tensor: Tensor, *shapes: tuple[int, ...]) -> bool:
+    """Whether the tensor has one of the shapes.
+
+    Ranks are compared first. Of tuples Python compares the first entries first, so (B, C) with (C,) would ask whether
+    B = C, and an export whose batch is dynamic may not ask that.
+    """
+    return any(tensor.ndim == len(shape) and tensor.shape == shape for shape in shapes)
+
+
 def check_size(op: str, what: str, got: int, expected: int, because: str) -> None:
     """Raise ValueError unless the size `what` is the expected one."""
     if got != expected:

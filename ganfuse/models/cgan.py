@@ -52,7 +52,7 @@ class ConditionalGenerator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         check_latents(z, self.latent_dim)
-        check_labels(labels, len(z), self.num_classes)
+        check_labels(labels, z.shape[0], self.num_classes)
         images: Tensor = self.body(torch.cat([z, self.embedding(labels).to(z.dtype)], dim=1))
         return images
 

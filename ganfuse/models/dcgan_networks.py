@@ -117,7 +117,7 @@ class SmallConvGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         check_latents(z, self.latent_dim)
-        h = self.norm1(self.linear(z).view(len(z), -1, 7, 7))
+        h = self.norm1(self.linear(z).view(z.shape[0], -1, 7, 7))
         h = self.norm2(F.relu(self.conv1(h)))
         return torch.tanh(self.conv2(h))
 

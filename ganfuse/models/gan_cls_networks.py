@@ -50,7 +50,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, embeddings: Tensor | None = None) -> Tensor:
         check_latents(z, self.latent_dim)
-        text = _projected(self.text, embeddings, len(z))
+        text = _projected(self.text, embeddings, z.shape[0])
         h = self.project(torch.cat([z, text.to(z.dtype)], dim=1)[:, :, None, None])
         for index, (norm, conv) in enumerate(zip(self.norms, self.convs)):
             h = norm(h)

@@ -76,7 +76,7 @@ class MappingNetwork(nn.Module):
             raise ValueError(f"z: expected {'None' if z is not None else f'(B, {self.latent_dim})'}, got the opposite")
         if z is not None:
             check_latents(z, self.latent_dim)
-        n = len(z) if z is not None else 0 if labels is None else len(labels)
+        n = z.shape[0] if z is not None else 0 if labels is None else labels.shape[0]
         check_labels(labels, n, self.num_classes)
         w: Tensor = without_autocast(self._map, z, labels)
         if observe and self.w_avg is not None:

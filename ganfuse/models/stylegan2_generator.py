@@ -101,7 +101,7 @@ class SynthesisBlock(Block):
         # Of a sum of two, so that its variance stays.
         gain = 1.0 if self.skip is None else math.sqrt(0.5)
         if self.const is not None:
-            x = self.const.expand(len(ws), -1, -1, -1)
+            x = self.const.expand(ws.shape[0], -1, -1, -1)
         else:
             assert self.conv0 is not None
             assert x is not None

@@ -174,5 +174,11 @@ def test_backend_is_fixed_at_the_forward(monkeypatch):
 
 
 def test_export_takes_the_reference(monkeypatch):
-    monkeypatch.setattr(module, "_exporting", lambda: True)
+    monkeypatch.setattr(module, "exporting", lambda: True)
     assert _resolve("eager") == _resolve("triton", GPU) == _resolve() == "reference"
+
+
+def test_what_is_recorded_for_export_takes_the_reference():
+    with module.recording_export():
+        assert _resolve("eager") == _resolve() == "reference"
+    assert not module.exporting()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ganfuse.kernels.checks import check_tensor
+from ganfuse.kernels.checks import check_tensor, has_shape
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")
 
@@ -53,7 +53,7 @@ def check_parameter(
         return
     check_tensor(op, name, value)
     assert isinstance(value, Tensor)
-    if tuple(value.shape) not in shapes:
+    if not has_shape(value, *shapes):
         raise ValueError(f"{op}: {name} must have shape {expected} for x of {tuple(x.shape)}, got {tuple(value.shape)}")
     if value.device != x.device:
         raise ValueError(f"{op}: {name} must be on x's device, {x.device}, got {value.device}")

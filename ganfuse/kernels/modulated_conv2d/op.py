@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ganfuse.kernels.backend import resolve_backend
-from ganfuse.kernels.checks import check_beside, check_nonempty, check_size, check_tensor
+from ganfuse.kernels.backend import exporting, resolve_backend
+from ganfuse.kernels.checks import check_beside, check_nonempty, check_size, check_tensor, has_shape
 from ganfuse.kernels.modulated_conv2d import forms, reference
 from ganfuse.kernels.modulated_conv2d.forms import Epilogue
 from ganfuse.kernels.modulated_conv2d.geometry import Geometry, output_size
@@ -105,12 +105,16 @@ def modulated_conv2d(
     chosen = resolve_backend(
         op, backend, x.device, triton=lambda: triton_unsupported(x), eager=lambda: _eager_unsupported(x)
     )
+    epilogue = Epilogue(noise, bias, act, alpha, gain, clamp)
+    if exporting():
+        # Weights of each sample's own make the batch a number of groups, which a graph of other runtimes cannot leave
+        # open. This form is of PyTorch's own operators too.
+        return forms.scaled(x, weight, styles, resample_filter, geometry, bool(demodulate), epilogue, backend)
     if chosen == "reference":
         return reference.modulated_conv2d(
             x, weight, styles, noise, resample_filter, bias, geometry, demodulate,
             *make_attributes(op, act, alpha, gain, clamp).definition(),
         )  # fmt: skip
-    epilogue = Epilogue(noise, bias, act, alpha, gain, clamp)
     return run(x, weight, styles, resample_filter, geometry, bool(demodulate), epilogue, backend)
 
 
@@ -127,7 +131,7 @@ def _check_geometry(
 def _as_map(op: str, noise: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     batch, _, height, width = shape
     expected = ((batch, 1, height, width), (1, 1, height, width), (height, width))
-    if tuple(noise.shape) not in expected:
+    if not has_shape(noise, *expected):
         raise ValueError(
             f"{op}: noise must have shape {', '.join(map(str, expected[:2]))} or {expected[2]} for a result of "
             f"{shape}, got {tuple(noise.shape)}"
