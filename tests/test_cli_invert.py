@@ -153,7 +153,7 @@ def test_a_text_to_image_model_tries_the_texts_that_it_keeps(tmp_path: Path) -> 
     call = ("invert", tmp_path / "run", tmp_path / "made.png", "--steps", 20, "--restarts", 2, "--device", "cpu")
     result = run(*call, "--out", tmp_path / "found")
     assert result.exit_code == 0, result.stderr
-    assert errors(result)["found"] < errors(result)["at the start"]
+    assert errors(result)["found"] <= errors(result)["at the start"]
     latent = load_file(tmp_path / "found/latent.safetensors")
     label = int(latent["labels"])
     assert f"number {label} of {len(game.texts)} of the data" in result.stdout

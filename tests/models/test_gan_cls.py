@@ -6,6 +6,8 @@ from torch import Tensor
 from ganfuse.engine.augment import random_crop
 from ganfuse.engine.data.embedded import choose_captions, mismatching
 from ganfuse.engine.game import Batch
+from ganfuse.engine.inversion import invert
+from ganfuse.engine.latent_space import latent_space
 from ganfuse.engine.noise import Noise, Shard
 from ganfuse.engine.optimizers import Adam
 from ganfuse.engine.schedules import Progress
@@ -232,3 +234,26 @@ def test_refuses_what_it_is_not_made_for():
         game.generator(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="embeddings: the batch has none"):
         game.generator_loss(Batch(torch.zeros(2, 1, 32, 32)), noise())
+
+
+def test_inversion_finds_the_text_of_an_image():
+    torch.manual_seed(0)
+    game = create("gan-cls", **TINY)
+    with pytest.raises(ValueError, match="game: gan-cls has met no data yet"):
+        latent_space(game)
+    with torch.no_grad():
+        for parameter in game.generator.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, (parameter[0].numel()) ** -0.5)
+        game.known_texts[:3] = torch.randn(3, game.generator.embedding_dim)
+        game.num_known.fill_(3)
+        game.eval()
+        image = game.generator(game.draw_latents(1, noise()), game.texts[1:2])
+    space = latent_space(game)
+    assert space.num_classes == 3
+    rng = torch.Generator().manual_seed(1)
+    found = invert(image, space, steps=40, restarts=6, rng=rng)
+    assert found.labels.tolist() == [1]
+    assert found.errors < 0.5 * found.initial_errors
+    with pytest.raises(ValueError, match="so no space 'w'; its space is 'z'"):
+        latent_space(game, "w")
