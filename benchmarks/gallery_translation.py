@@ -98,10 +98,11 @@ RECIPES: dict[str, Recipe] = {
     "cogan": Recipe(
         "CoGAN",
         "Joint samples: the generator draws both pictures of a pair from one latent, and was shown no pair. Rows of "
-        "digits above rows of their thick partners.",
+        "digits above rows of their thick partners. With `num_classes` a classifier that learns from the labels of the "
+        "digits is adapted to the thick ones.",
         steps=800,
-        train="--batch-size 64 --resolution 28 --set width=32 --set ema_decay=0.99 --set generator_lr=4e-4 "
-        "--set discriminator_lr=4e-4",
+        train="--batch-size 64 --resolution 28 --set width=32 --set num_classes=10 --set ema_decay=0.99 "
+        "--set generator_lr=4e-4 --set discriminator_lr=4e-4",
         factor=2,
         sample="--num 48 --columns 16 --scale 2",
         data="digits-thick",

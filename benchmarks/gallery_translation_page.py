@@ -32,6 +32,8 @@ _COLUMNS = (
     ("paired A→B", ("paired_ab",)),
     ("paired B→A", ("paired_ba",)),
     ("reconstruction", ("reconstruction",)),
+    ("accuracy on A", ("accuracy_a",)),
+    ("accuracy on B", ("accuracy_b",)),
 )
 
 

@@ -111,6 +111,11 @@ class CoGANGame(AdversarialGame):
         logits = self.discriminator(self.generator(self.draw_latents(len(batch), noise)))
         return {"loss": self.loss.generator(logits)}
 
+    @property
+    def classifies(self) -> bool:
+        """Whether there is a classifier to adapt."""
+        return self.discriminator.classifier is not None
+
     def classify(self, images: Tensor, *, domain: str = "b") -> Tensor:
         """Logits (B, num_classes) of a domain's images, in evaluation mode and without gradients.
 

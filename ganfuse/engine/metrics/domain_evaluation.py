@@ -38,7 +38,8 @@ class DomainEvaluator:
     images translated, against those of B) and "fid_ba", of games that draw images of both domains "fid_a" and "fid_b".
     Games that translate have two errors more, mean absolute differences of images in [-1, 1]: "cycle_a", "cycle_b" of
     images that went to the other domain and back; and where the data are pairs, "paired_ab", "paired_ba" between a
-    translation and the image that belongs to it.
+    translation and the image that belongs to it. Of a game that adapts a classifier from A to B there are "accuracy_a"
+    and "accuracy_b", the shares of real images that are of the class that it says.
 
     Args:
         extractors: for domain A and for domain B, on the device where they are to run.
@@ -117,7 +118,7 @@ class DomainEvaluator:
                 domain=domain,
             )
             scores[domain] = self._compare(index, batches, None, f"images of {domain.upper()}")
-        return _together(scores)
+        return _together(scores) | (self._accuracies(game) if getattr(game, "classifies", False) else {})
 
     def describe(self) -> dict[str, Any]:
         """What is stored beside the scores; of the extractors what differs is a list, of A's and of B's."""
@@ -133,6 +134,17 @@ class DomainEvaluator:
             "seed": self.seed,
             "versions": {"ganfuse": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
         }
+
+    def _accuracies(self, game: Any) -> dict[str, float]:
+        parameter = next(game.parameters())
+        right = {"a": 0, "b": 0}
+        for index, domain in enumerate(right):
+            indices = self._chosen(index)
+            for start in range(0, len(indices), self.batch_size):
+                pixels, labels = read_images(self.domains[index], indices[start : start + self.batch_size])
+                images = pixels.to(parameter.device, parameter.dtype).div_(127.5).sub_(1.0)
+                right[domain] += int((game.classify(images, domain=domain).argmax(1).cpu() == labels).sum())
+        return {f"accuracy_{domain}": count / self.num for domain, count in right.items()}
 
     def _translations(self, game: TranslationGame) -> dict[str, float]:
         side = game.training_size

@@ -92,6 +92,19 @@ def test_games_that_draw_pairs():
     assert found.evaluate(game, standing_statistics=2) != scores
 
 
+def test_accuracy_of_an_adapted_classifier():
+    game = create("cogan", width=1, discriminator_width=1, num_classes=2)
+    data = ToyDomains(1, 28)
+    found = DomainEvaluator((RandomExtractor(channels=1, resolution=28),) * 2, data, ["fid"], num=5, batch_size=3)
+    scores = found.evaluate(game)
+    assert list(scores)[3:] == ["accuracy_a", "accuracy_b"]
+    for index, domain in enumerate("ab"):
+        images = data.domains[index].images[found._chosen(index)] / 127.5 - 1
+        # All toy labels are 0.
+        right = (game.classify(images, domain=domain).argmax(1) == 0).float().mean()
+        assert scores[f"accuracy_{domain}"] == pytest.approx(float(right))
+
+
 def test_what_is_stored_beside_the_scores():
     extractors = RandomExtractor(channels=1, resolution=8), RandomExtractor(channels=1, resolution=4)
     about = DomainEvaluator(extractors, ToyDomains(1, 8), ["fid"], num=100).describe()
