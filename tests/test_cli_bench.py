@@ -62,6 +62,39 @@ def test_a_slower_run_fails_the_comparison(tmp_path):
     assert "* slower" in slower.output
 
 
+def test_training_steps_from_measuring_to_a_page_and_a_comparison(tmp_path):
+    rows_file, page, slower = tmp_path / "a.jsonl", tmp_path / "a.html", tmp_path / "slower.jsonl"
+    steps = ["bench", "--train", "gan", "--device", "cpu", "--threads", "1", "--time", "0.01"]
+    sizes = ["--set", "width=4", "--set", "batch_size=4"]
+    first = ganfuse(*steps, *sizes, "--variants", "reference", "--json", rows_file)
+    assert first.exit_code == 0, first.output
+    assert "No GPU" in first.output
+    assert "discriminator ×1" in first.output
+    lines = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    rows = {line["provider"]: line for line in lines if line["kind"] == "row"}
+    assert rows.keys() == {"default", "reference"}
+    assert all(row["status"] == "ok" and row["images_per_second"] > 0 for row in rows.values())
+
+    for line in lines:
+        if line["kind"] == "row":
+            line |= {"spread": 0.01, "round_ms": [line["ms"]] * 5}
+    rows_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for line in lines:
+        if line.get("provider") == "default":
+            line |= {"ms": 2 * line["ms"], "round_ms": [2 * line["ms"]] * 5}
+    slower.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    compared = ganfuse("bench", "--read", slower, "--compare", rows_file)
+    assert compared.exit_code == 1
+    assert "* slower" in compared.output
+    assert "1 slower, 1 same" in compared.output
+
+    pytest.importorskip("matplotlib")
+    shown = ganfuse("bench", "--read", rows_file, "--html", page)
+    assert shown.exit_code == 0, shown.output
+    assert page.read_text().count("<svg") == 1
+    assert "src=" not in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,6 +104,12 @@ def test_a_slower_run_fails_the_comparison(tmp_path):
         (["--pass", "sideways"], "unknown pass 'sideways'"),
         (["--device", "abacus"], "--device 'abacus' is no device"),
         (["--read", __file__], "holds no JSON lines"),
+        (["--variants", "bf16"], "--variants belongs to --train MODEL"),
+        (["bias_act", "--train", "sagan"], "OP is for ops, and --train measures whole steps"),
+        (["--train", "sagann"], "did you mean 'sagan'"),
+        (["--train", "sagan", "--variants", "bf17"], "unknown feature 'bf17'"),
+        (["--train", "sagan", "--set", "precision=bf16"], "--set precision: that is for variants"),
+        (["--train", "sagan", "--set", "widht=4"], "did you mean 'width'"),
     ],
 )
 def test_what_it_does_not_know_is_named(arguments, message):

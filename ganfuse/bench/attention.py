@@ -17,7 +17,10 @@ _BACKENDS = {
     "SDPA flash": SDPBackend.FLASH_ATTENTION,
     "SDPA efficient": SDPBackend.EFFICIENT_ATTENTION,
     "SDPA cudnn": SDPBackend.CUDNN_ATTENTION,
+    "SDPA math": SDPBackend.MATH,
 }
+# The choice of PyTorch is one of these there; the others do not exist.
+_ON_CPU = ("SDPA flash", "SDPA math")
 
 
 def attention(sizes: Sizes, draw: Draw) -> Subject:
@@ -31,7 +34,7 @@ def attention(sizes: Sizes, draw: Draw) -> Subject:
     ]
     arguments = (batch, side**2, key_side**2, d, e, draw.dtype.itemsize)
     costs = passes_of(cost.forward(*arguments), cost.backward(*arguments), cost.double_backward(*arguments))
-    forced = _BACKENDS if draw.device.type == "cuda" else {}
+    forced = {name: _BACKENDS[name] for name in (_BACKENDS if draw.device.type == "cuda" else _ON_CPU)}
     implementations = with_backends(
         lambda q, k, v, backend: feature_attention(q, k, v, backend=backend),
         draw.device,
@@ -44,8 +47,8 @@ def _sdpa(backend: SDPBackend | None) -> Op:
     def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         grid, channels = query.shape[2:], value.shape[1]
         width = -(-max(query.shape[1], channels) // 8) * 8
-        # Zeros behind the channels change nothing, and fused backends want one width for all three.
-        q, k, v = (F.pad(_tokens(x), (0, width - x.shape[1])) for x in (query, key, value))
+        # Zeros behind the channels change nothing; fused backends want one width for all three, and channels last.
+        q, k, v = (F.pad(_tokens(x), (0, width - x.shape[1])).contiguous() for x in (query, key, value))
         if backend is None:
             y = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         else:

@@ -84,10 +84,11 @@ def differences(old: Sequence[Row], new: Sequence[Row]) -> list[str]:
 def lines(changes: Sequence[Change]) -> list[str]:
     """One line for each change, significant ones marked with a star; a summary at the end."""
     found = []
+    width = max(17, *(len(change.provider) for change in changes)) + 1
     for change in changes:
         ratio = "" if change.ratio is None else f"×{change.ratio:.3f}"
         mark = "" if change.verdict == "same" else f"* {change.verdict}"
-        text = f"{ratio:>8}  {mark:<10} {change.provider:<18}{change.which:<17}{change.case}  {change.reason[:80]}"
+        text = f"{ratio:>8}  {mark:<10} {change.provider:<{width}}{change.which:<17}{change.case}  {change.reason[:80]}"
         found.append(text.rstrip())
     counts = {v: sum(c.verdict == v for c in changes) for v in ("slower", "faster", "wrong", "mended", "same")}
     found.append(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))

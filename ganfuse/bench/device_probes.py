@@ -1,10 +1,10 @@
-"""Peak memory, kernel launches and the state of a GPU."""
+"""Peak memory, kernel launches, energy and the state of a GPU."""
 
 import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch.autograd import DeviceType
 
 from ganfuse.bench.timing import Call
+from ganfuse.engine.gpu_readings import GPUReadings
 
 
 def peak_bytes(call: Call, device: torch.device) -> int | None:
@@ -34,13 +35,14 @@ def peak_bytes(call: Call, device: torch.device) -> int | None:
     return peak
 
 
-def _quiet_profiler() -> None:
+def quiet_profiler() -> None:
+    """Before the first profile of the process."""
     # Some builds of PyTorch write two lines to stderr for each profile; read when the first one begins.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def _cpu_peak_bytes(call: Call) -> int:
-    _quiet_profiler()
+    quiet_profiler()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         state = call.prepare()
         result = call.run(state)
@@ -61,7 +63,7 @@ def count_launches(calls: Mapping[str, Call], device: torch.device) -> dict[str,
     """Kernels, copies and memory sets that `run` puts on the GPU; empty on CPUs."""
     if device.type != "cuda":
         return {}
-    _quiet_profiler()
+    quiet_profiler()
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profiler:
         for name, call in calls.items():
@@ -93,6 +95,28 @@ def launches_by_range(events: Any) -> dict[str, int]:
         if event.device_type == DeviceType.CUDA and not event.name.startswith(_PREFIX)
     ]
     return {name: sum(first <= start <= last for start in starts) for name, (first, last) in ranges.items()}
+
+
+def joules_per_call(
+    run: Callable[[], Any], device: torch.device, readings: GPUReadings, seconds: float
+) -> float | None:
+    """From the GPU's own counter, over `seconds` of calls one after the other; None where it has none.
+
+    The counter moves some ten times a second, so a quarter of a second is the least that means something.
+    """
+    torch.cuda.synchronize(device)
+    before, began, calls = readings.energy(), time.monotonic(), 0
+    if before is None:
+        return None
+    while time.monotonic() - began < seconds:
+        run()
+        calls += 1
+        if calls % 16 == 0:
+            # Else the host would run ahead, and the time be that of enqueueing.
+            torch.cuda.synchronize(device)
+    torch.cuda.synchronize(device)
+    after = readings.energy()
+    return None if after is None else (after - before) / calls
 
 
 def gpu_state(device: torch.device) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""One self-contained HTML page about a result file: roofline, bars against peers, memory, every number."""
+"""One self-contained HTML page about a result file: roofline or a step's parts, bars against peers, memory, numbers."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganfuse.bench import plots, table
+from ganfuse.bench import plots, table, training_table
 from ganfuse.bench.records import joined_rows
 from ganfuse.engine.atomic_file import atomic_write
 from ganfuse.engine.html_page import html_page
@@ -42,16 +42,43 @@ def write_page(records: Sequence[Mapping[str, Any]], target: Path) -> None:
         file.write(html_page("ganfuse bench", "".join(parts)).encode())
 
 
+def write_training_page(records: Sequence[Mapping[str, Any]], target: Path) -> None:
+    """Writes the page of a result file of whole training steps; otherwise as `write_page`."""
+    header = records[0]
+    rows = joined_rows(list(map(dict, records)))
+    lines = [table.device_line(header), *training_table.notes(header)]
+    parts = [f"<h1>ganfuse bench --train</h1><p>{'<br>'.join(map(html.escape, lines))}</p>", _about(header)]
+    for name in dict.fromkeys(row["case"] for row in rows):
+        of_case = [row for row in rows if row["case"] == name]
+        parts.append(f"<h2>{html.escape(training_table.title(of_case[0]))}</h2>")
+        if any(row["status"] == "ok" for row in of_case):
+            parts.append(_drawing(plots.training_bars(of_case)))
+        parts.append(_table(*training_table.filled(of_case)))
+        parts += [f"<p>{html.escape(text)}</p>" for text in training_table.reasons(of_case)]
+        variants, groups = training_table.group_rows(of_case)
+        parts.append("<h3>Share of the time, by group of operations</h3>" + _table(("group", *variants), groups))
+        parts.append("<h3>Turns: plays in a step, and what one takes in the profile</h3>")
+        parts += [f"<p>{html.escape(text)}</p>" for text in training_table.turn_lines(of_case)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target) as file:
+        file.write(html_page("ganfuse bench --train", "".join(parts)).encode())
+
+
+def _table(columns: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
 def _drawing(svg: str, width: str = "100%") -> str:
     return f"<div class='curves' style='display:block;max-width:{width}'>{svg}</div>"
 
 
 def _case(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.COLUMNS)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in table.cells(row))}</tr>" for row in rows)
+    numbers = _table(table.COLUMNS, map(table.cells, rows))
     return (
         f"<h3>{html.escape(table.title(rows[0]))}</h3>{_drawing(plots.bars(rows), '640px')}"
-        f"<details><summary>numbers</summary><table><tr>{head}</tr>{body}</table></details>"
+        f"<details><summary>numbers</summary>{numbers}</details>"
     )
 
 

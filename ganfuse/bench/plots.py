@@ -1,9 +1,12 @@
-"""Drawings of results: roofline, bars against peers, memory against the number of positions. By matplotlib."""
+"""Drawings of results: roofline, bars against peers, memory against the number of positions, where a training step's
+time goes. By matplotlib.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ganfuse.bench.op_groups import OURS_PREFIX
 from ganfuse.bench.subject import OURS, REFERENCE
 from ganfuse.engine.curves import svg_of
 
@@ -120,3 +123,43 @@ def memory_curve(lines: Sequence[Row]) -> str:
     axes.set_ylabel("MiB", fontsize=9)
     axes.legend(fontsize=8, frameon=False)
     return svg_of(figure, "memory")
+
+
+def training_bars(rows: Sequence[Row]) -> str:
+    """Milliseconds of a step by variant, each bar divided by where the profile says that its time goes."""
+    measured = [row for row in rows if row["status"] == "ok"]
+    figure, axes = _figure(9.0, 1.2 + 0.42 * len(measured))
+    totals: dict[str, float] = {}
+    for row in measured:
+        for group, ms in row["groups"].items():
+            totals[group] = totals.get(group, 0.0) + ms / row["profiled_ms"]
+    # Ours first, then what takes most; what would be a hair's breadth is drawn as one.
+    shown = [group for group, share in totals.items() if share >= 0.02 * len(measured)]
+    shown.sort(key=lambda group: (not group.startswith(OURS_PREFIX), -totals[group]))
+    colors = _group_colors(shown)
+    for place, row in enumerate(measured):
+        left = 0.0
+        shares = {group: row["groups"].get(group, 0.0) / row["profiled_ms"] for group in shown}
+        for group, share in {**shares, "the rest": 1.0 - sum(shares.values())}.items():
+            axes.barh(place, share * row["ms"], left=left, color=colors.get(group, "#ddd"), height=0.7)
+            left += share * row["ms"]
+        below, above = row["ms"] - row["p20_ms"], row["p80_ms"] - row["ms"]
+        axes.errorbar(row["ms"], place, xerr=[[max(below, 0)], [max(above, 0)]], color="#444", linewidth=0.8)
+    for group in [*shown, "the rest"]:
+        axes.barh(0, 0, color=colors.get(group, "#ddd"), label=group)
+    axes.set_yticks(range(len(measured)), [row["provider"] for row in measured], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("ms per step, divided as the profile's time is", fontsize=9)
+    axes.set_xlim(left=0)
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return svg_of(figure, "training" + rows[0]["case"])
+
+
+def _group_colors(groups: Sequence[str]) -> dict[str, Any]:
+    import matplotlib
+
+    ours = [group for group in groups if group.startswith(OURS_PREFIX)]
+    others = [group for group in groups if group not in ours]
+    blues, browns = matplotlib.colormaps["Blues"], matplotlib.colormaps["tab20c"]
+    found: dict[str, Any] = {group: blues(0.9 - 0.6 * place / max(len(ours), 1)) for place, group in enumerate(ours)}
+    return found | {group: browns(4 + place % 16) for place, group in enumerate(others)}

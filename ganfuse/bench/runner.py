@@ -10,10 +10,11 @@ import torch
 from ganfuse.bench import attention, passes
 from ganfuse.bench.catalogue import make_subject
 from ganfuse.bench.ceilings import Ceilings
-from ganfuse.bench.device_probes import count_launches, peak_bytes
+from ganfuse.bench.device_probes import count_launches, joules_per_call, peak_bytes
 from ganfuse.bench.records import ResultFile, rounded
 from ganfuse.bench.subject import COMPILED, OURS, PASSES, REFERENCE, Case, Draw, Op, Subject, as_list
 from ganfuse.bench.timing import Call, Timer, Timing, measure
+from ganfuse.engine.gpu_readings import GPUReadings
 from ganfuse.kernels.cost import Cost
 
 
@@ -37,6 +38,7 @@ class Runner:
         peers: names of implementations beside ours; None: all but torch.compile on a CPU, where compiling takes longer
             than all the rest.
         rounds, seconds: how often each is visited, and how long a visit lasts.
+        energy: measure that of every implementation; else only of ours and the reference, forward and backward.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Runner:
         peers: Sequence[str] | None = None,
         rounds: int = 5,
         seconds: float = 0.03,
+        energy: bool = False,
     ) -> None:
+        self.energy, self._readings = energy, GPUReadings(device)
         self.device, self.results, self.timer, self.ceilings = device, results, timer, ceilings
         self.wanted, self.peers, self.rounds, self.seconds = tuple(wanted), peers, rounds, seconds
 
@@ -91,6 +95,7 @@ class Runner:
                         "host_us": None if host is None else 1e6 * host,
                         "peak_bytes": peak_bytes(attempt.call, self.device),
                         "launches": launches.get(which),
+                        "energy_mj": self._energy(provider, which, attempt.call),
                         "errors": rounded(dict(attempt.errors), 2),
                     }
                 rows.append(row)
@@ -114,6 +119,14 @@ class Runner:
                     peak = None
                 line = {"kind": "memory", "op": "feature_attention", "provider": provider, "peak_bytes": peak}
                 self.results.append({**line, "positions": sizes["side"] ** 2, "sizes": dict(sizes)})
+
+    def _energy(self, provider: str, which: str, call: Call) -> float | None:
+        """Millijoules per call; None where nothing counts them, or where making the graph would be counted, too."""
+        wanted = self.energy or (provider in (OURS, REFERENCE) and which == "forward+backward")
+        if self.device.type != "cuda" or not wanted or which == "double backward":
+            return None
+        joules = joules_per_call(lambda: call.run(call.prepare()), self.device, self._readings, 0.25)
+        return None if joules is None else 1e3 * joules
 
     def _grads(self, subject: Subject) -> list[torch.Tensor]:
         with torch.no_grad():

@@ -26,11 +26,12 @@ def run_session(
     seconds: float,
     say: Callable[[str], None],
     show: Callable[[list[Mapping[str, Any]]], None],
+    energy: bool = False,
 ) -> list[Case]:
     """Measure what of `cases` the file does not have yet.
 
     Args:
-        wanted, peers: as for `Runner`.
+        wanted, peers, energy: as for `Runner`.
         seconds: after which no further case begins.
         say: told of progress. show: given the rows of each case, with what its line says.
 
@@ -44,8 +45,8 @@ def run_session(
     readings = GPUReadings(device)
     say(f"{len(cases)} shapes on {device_name(device)}; first the ceilings")
     ceilings = measure_ceilings(device, timer, sorted({case.dtype for case in cases}))
-    results.append({**ceilings.record(), **gpu_state(device), **readings.read()})
-    runner = Runner(device, results, timer, ceilings, wanted=wanted, peers=peers)
+    results.append({**ceilings.record(), **gpu_state(device), **readings.read(), "throttling": readings.throttling()})
+    runner = Runner(device, results, timer, ceilings, wanted=wanted, peers=peers, energy=energy)
     left = [case for case in cases if not runner.is_done(case)]
     if len(left) < len(cases):
         say(f"{len(cases) - len(left)} of {len(cases)} are there")
@@ -59,7 +60,7 @@ def run_session(
     if not has_curve and any(case.op == "feature_attention" for case in cases):
         runner.memory_curve()
     # Beside the readings of the beginning: a chip that throttled meanwhile shows it.
-    results.append({"kind": "end", **gpu_state(device), **readings.read()})
+    results.append({"kind": "end", **gpu_state(device), **readings.read(), "throttling": readings.throttling()})
     if late:
         ops = ", ".join(dict.fromkeys(case.op for case in late))
         say(f"the time is up: {len(late)} shapes are left ({ops}); the same command goes on with a file of results")

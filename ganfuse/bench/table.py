@@ -19,6 +19,7 @@ COLUMNS = (
     "of matmul",
     "MiB",
     "launches",
+    "mJ",
 )
 
 
@@ -32,7 +33,12 @@ def cells(row: Row) -> tuple[str, ...]:
     """A row by `COLUMNS`; what was not measured is empty, what got no time says why."""
     if row["status"] != "ok":
         reason = f"{row['status']}: {row.get('reason', '')}"
-        return (row["provider"], row["pass"], reason[:90] + ("…" if len(reason) > 90 else ""), *[""] * 8)
+        return (
+            row["provider"],
+            row["pass"],
+            reason[:90] + ("…" if len(reason) > 90 else ""),
+            *[""] * (len(COLUMNS) - 3),
+        )
     peak = row.get("peak_bytes")
     return (
         row["provider"],
@@ -46,6 +52,7 @@ def cells(row: Row) -> tuple[str, ...]:
         _number(row.get("matmul_share") or None, "{:.0%}"),
         "" if peak is None else f"{peak / 2**20:.1f}",
         _number(row.get("launches"), "{}"),
+        _number(row.get("energy_mj"), "{:.3g}"),
     )
 
 
@@ -53,13 +60,18 @@ def _number(value: Any, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
+def device_line(about: Row) -> str:
+    """What was measured on, with which versions, from the header of a result file."""
+    return (
+        f"{about['device']}, PyTorch {about['torch']}, Triton {about['triton']}, commit {about['commit'][:12]}, "
+        f"{about['date'][:10]}"
+    )
+
+
 def headline(records: Sequence[Row]) -> list[str]:
     """What was measured on, and against which ceilings, in a few lines."""
     about = records[0]
-    lines = [
-        f"{about['device']}, PyTorch {about['torch']}, Triton {about['triton']}, commit {about['commit'][:12]}, "
-        f"{about['date'][:10]}"
-    ]
+    lines = [device_line(about)]
     if "cuda" not in about:
         lines.append("No GPU: these are the forms that ganfuse takes on a CPU; no Triton kernel ran.")
     ceilings = next((r for r in reversed(records) if r["kind"] == "ceilings"), None)

@@ -184,6 +184,32 @@ class CudaTimer:
         return [start.elapsed_time(end) * 1e-3 for start, end in zip(starts, ends)]
 
 
+class WallTimer:
+    """The wall clock around runs that the device has finished: what a user waits, launches included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def _synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def warm_up(self, call: Call) -> float:
+        return self.sample(call, 1)[0]
+
+    def sample(self, call: Call, count: int) -> list[float]:
+        seconds = []
+        for _ in range(count):
+            state = call.prepare()
+            self._synchronise()
+            start = time.perf_counter()
+            result = call.run(state)
+            self._synchronise()
+            seconds.append(time.perf_counter() - start)
+            del state, result
+        return seconds
+
+
 def make_timer(device: torch.device) -> CpuTimer | CudaTimer:
     """The timer for tensors of `device`.
 

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,36 +68,107 @@ def bench(
         Path | None, typer.Option("--read", help="Show results of before; nothing is measured.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what is in the --json file.")] = False,
+    energy: Annotated[
+        bool,
+        typer.Option(
+            "--energy", help="Energy of every row on a GPU that counts it; else of ganfuse and reference alone."
+        ),
+    ] = False,
+    train: Annotated[
+        str | None, typer.Option("--train", metavar="MODEL", help="Measure whole training steps of this model instead.")
+    ] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            help="For --train, what to run beside the default: features joined by +, such as bf16+channels_last, "
+            "several with commas. Features: reference, channels_last, bf16, fp16, compile, cuda_graphs, "
+            "plain_optimizer, checkpointing, accumulation=N, fused_spectral_norms, separate_spectral_norms.",
+            show_default="those that may pay on the device",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="For --train: the images, as for ganfuse train.", show_default="digits")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="For --train: batch_size, resolution, width...; repeatable."),
+    ] = None,
 ) -> None:
     """Measure the ops at shapes of published networks, beside other implementations of the same.
 
     Correctness comes first: what is wrong against float64 gets no time. Shares are of the bandwidth of a copy and the
     rate of a matrix product on this device, measured in the same run.
-    """
-    from ganfuse.bench import records, table
 
+    With --train MODEL: whole training steps, with one speed feature more or less; images per second, memory, and where
+    the time goes.
+    """
     before = _read(compare_file, "--compare") if compare_file is not None else None
+    _require_consistent(
+        train,
+        {"OP": ops, "--shapes": shapes, "--shape": shape, "--dtype": dtype, "--layout": layout, "--peers": peers},
+        {"--variants": variants, "--data": data, "--set": assignments},
+    )
     if read_file is not None:
         found = _read(read_file, "--read")
-        table.print_rows(records.joined_rows(found), typer.echo)
     else:
         with tempfile.TemporaryDirectory() as folder:
             path = json_file or Path(folder) / "bench.jsonl"
-            found = _measure(
-                path, ops or [], _split(shapes), shape or [], _split(dtype), _split(layout), _split(which), device,
-                None if peers is None else [name for name in _split(peers) if name != "none"],
-                time_limit, threads, restart,
-            )  # fmt: skip
+            where = _device(device)
+            if threads is not None:
+                _set_threads(threads)
+            seconds = time_limit if time_limit is not None else (300.0 if where.type == "cuda" else 120.0)
+            command = " ".join(["ganfuse", *sys.argv[1:]])
+            if train is not None:
+                from ganfuse.commands._bench_training import measure_model
+
+                found = measure_model(
+                    train, data, _split(variants), assignments or [], path, where,
+                    seconds=seconds, command=command, restart=restart,
+                )  # fmt: skip
+            else:
+                found = _measure(
+                    path, ops or [], _split(shapes), shape or [], _split(dtype), _split(layout), _split(which), where,
+                    None if peers is None else [name for name in _split(peers) if name != "none"],
+                    seconds=seconds, command=command, restart=restart, energy=energy,
+                )  # fmt: skip
         if json_file is not None:
             typer.echo(f"wrote {json_file}", err=True)
-    typer.echo("\n" + "\n".join(table.headline(found)))
-    if html_file is not None:
-        from ganfuse.bench.page import write_page
-
-        write_page(found, html_file)
-        typer.echo(f"wrote {html_file}", err=True)
+    _show(found, html_file, with_rows=read_file is not None)
     if before is not None:
         _compare(before, found)
+
+
+def _require_consistent(train: str | None, of_ops: Mapping[str, Any], of_training: Mapping[str, Any]) -> None:
+    given = [name for name, value in (of_ops if train is not None else of_training).items() if value]
+    if given and train is not None:
+        raise CommandError(f"{given[0]} is for ops, and --train measures whole steps", "leave one of them out")
+    if given:
+        raise CommandError(f"{given[0]} belongs to --train MODEL")
+
+
+def _set_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _show(found: list[dict[str, Any]], html_file: Path | None, *, with_rows: bool) -> None:
+    """What was measured, on the terminal and as a page. Rows of ops have been shown as they came."""
+    from ganfuse.bench import records, table, training_table
+
+    training = found[0]["benchmark"] == "train"
+    if training:
+        training_table.print_rows(records.joined_rows(found), found[0], typer.echo)
+        typer.echo("\n" + table.device_line(found[0]))
+    else:
+        if with_rows:
+            table.print_rows(records.joined_rows(found), typer.echo)
+        typer.echo("\n" + "\n".join(table.headline(found)))
+    if html_file is not None:
+        from ganfuse.bench import page
+
+        (page.write_training_page if training else page.write_page)(found, html_file)
+        typer.echo(f"wrote {html_file}", err=True)
 
 
 def _split(text: str | None) -> list[str]:
@@ -110,24 +182,21 @@ def _read(path: Path, option: str) -> list[dict[str, Any]]:
         found = records.read(path)
     except ValueError as error:
         raise CommandError(f"{option}: {path} holds no JSON lines: {error}") from error
-    if not found or found[0].get("benchmark") != "bench":
+    if not found or found[0].get("benchmark") not in ("bench", "train"):
         raise CommandError(f"{option}: {path} is no result file of ganfuse bench")
     return found
 
 
 def _measure(
     path: Path, ops: list[str], shapes: list[str], own: list[str], dtypes: list[str], layouts: list[str],
-    which: list[str], device_name: str, peers: list[str] | None, limit: float | None, threads: int | None,
-    restart: bool,
+    which: list[str], device: "torch.device", peers: list[str] | None, *, seconds: float, command: str, restart: bool,
+    energy: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    import torch
-
     from ganfuse.bench import records, table
     from ganfuse.bench.catalogue import make_cases, parse_site, require_known
     from ganfuse.bench.session import run_session
     from ganfuse.bench.subject import LAYOUTS, TYPES
 
-    device = _device(device_name)
     gpu = device.type == "cuda"
     dtypes, layouts = dtypes or ["bf16" if gpu else "fp32"], layouts or ["channels_last" if gpu else "nchw"]
     for what, names, known in (("dtype", dtypes, TYPES), ("layout", layouts, LAYOUTS), ("pass", which, _PASSES)):
@@ -135,10 +204,7 @@ def _measure(
             require_known(what, name, known)
     if not which:
         raise CommandError("--pass names no pass", f"known: {', '.join(_PASSES)}")
-    if threads is not None:
-        torch.set_num_threads(threads)
     cases = make_cases(ops, shapes, dtypes, layouts, device, own=[parse_site(text) for text in own])
-    command = " ".join(["ganfuse", *sys.argv[1:]])
     try:
         results = records.ResultFile(path, records.header("bench", device, command), restart=restart)
     except records.OtherRunError as error:
@@ -149,7 +215,8 @@ def _measure(
         device,
         [_PASSES[name] for name in which],
         peers,
-        seconds=limit if limit is not None else (300.0 if gpu else 120.0),
+        seconds=seconds,
+        energy=energy,
         say=lambda line: typer.echo(line, err=True),
         show=lambda rows: table.print_rows(rows, typer.echo),
     )
@@ -177,12 +244,16 @@ def _device(name: str) -> "torch.device":
 
 def _compare(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
     from ganfuse.bench import compare
-    from ganfuse.bench.subject import OURS
+    from ganfuse.bench.subject import OURS, REFERENCE
 
+    if before[0]["benchmark"] != now[0]["benchmark"]:
+        raise CommandError("--compare: one of the results is of ops, the other of training steps")
     typer.echo("\nagainst the results of before:")
     for difference in compare.differences(before, now):
         typer.echo(f"  other {difference}")
     changes = compare.compare(before, now)
     typer.echo("\n".join(compare.lines(changes)))
-    if any(change.is_regression and change.provider == OURS for change in changes):
+    # The other ways to run a step are ours, too, but for the plain definitions.
+    ours = {change.provider for change in changes} if now[0]["benchmark"] == "train" else {OURS}
+    if any(change.is_regression and change.provider in ours - {REFERENCE} for change in changes):
         raise typer.Exit(EXIT_FAILED)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +31,7 @@ from ganfuse.engine.run_folder import RunFolder
 from ganfuse.engine.run_state import load_run_state, save_run_state
 from ganfuse.engine.schedules import Progress
 from ganfuse.engine.seeding import GlobalRandomness, derive_seed, make_generator
+from ganfuse.engine.sharded_networks import ShardedNetworks, check_shardable
 from ganfuse.engine.stability import install_stability_tools
 from ganfuse.engine.turn_runner import TurnRunner
 from ganfuse.engine.watching import split_held_out, watching_hooks
@@ -123,6 +124,7 @@ class Trainer:
             self.run.require_vacant()
         check_image_data(data)
         game.check_data(data)
+        check_shardable(game, self.options.shard_networks)
         data, held_out = split_held_out(data, self.options)
         self.options.check_batch(self.options.batch_size, self.processes.count)
         self.game = game.to(self.device)
@@ -139,7 +141,7 @@ class Trainer:
         self.hooks = [*watching_hooks(self.options, held_out), *hooks]
         self.rng = torch.Generator(self.device)
         self.global_randomness = GlobalRandomness(self.options.seed, self.device)
-        self.record = LossRecord(self.device)
+        self.record = LossRecord(self.device, self.processes.largest)
         self.turn_runner = TurnRunner(
             game,
             Precision(self.options.precision, self.device),
@@ -152,8 +154,7 @@ class Trainer:
         )
         # On a CPU there is nothing to win; and blocks that compute again must find their weights as they were.
         if self.device.type != "cpu" and not self.options.activation_checkpointing:
-            fuse_networks(self.game, self.turn_runner.networks)
-        self.hooks += install_stability_tools(game, self.turn_runner.optimizers, self.options)
+            fuse_networks(self.game, self._whole_networks())
         self.averages = {target.module: EMA.of(target, game) for target in game.ema_targets()}
         # After the averages, which are copies of the networks as they are.
         for name in self.turn_runner.networks:
@@ -161,6 +162,10 @@ class Trainer:
                 checkpoint_activations(game.get_submodule(name))
             if self.options.compile:
                 game.get_submodule(name).compile()
+        self.sharded = ShardedNetworks(game, self.options.shard_networks, self.averages, self.processes, self.device)
+        if self.sharded:
+            self.turn_runner.take_parameters()
+        self.hooks += install_stability_tools(game, self.turn_runner.optimizers, self.options)
         self.batches = BatchSource(
             data,
             seed=self.options.seed,
@@ -302,8 +307,10 @@ class Trainer:
         return "steps"
 
     def _run_hooks(self) -> None:
-        for hook in self.hooks:
-            hook(self)
+        due = any(self.step % getattr(hook, "every", 1) == 0 for hook in self.hooks)
+        with self.sharded.gathered() if due else nullcontext():
+            for hook in self.hooks:
+                hook(self)
         # Saving is for all processes, and it may be only the first one that scores.
         if self.hooks and self.processes.first_set([self._best_marked], self.device) is not None:
             self.best_step, self._best_marked = self.step, False
@@ -403,15 +410,22 @@ class Trainer:
         checkpoint = self.record.checkpoint
         if checkpoint is None or self._saved_at != self.step:
             self.record.flush()
-            require_finite_weights(self.game, self.step, checkpoint)
+            largest = self._largest_of_all if self.sharded else None
+            require_finite_weights(self.game, self.step, checkpoint, largest)
             self.record.checkpoint = checkpoint = save_run_state(self)
             self._saved_at = self.step
         return checkpoint
 
     def _sample(self, log: MetricsLog) -> None:
         """Writes the grid of the same latents as ever, drawn with the averaged weights where there are any."""
-        if self._sampled_at == self.step or not self.processes.is_first:
+        if self._sampled_at == self.step:
             return
+        self._sampled_at = self.step
+        with self.sharded.gathered():
+            if self.processes.is_first:
+                self._draw_samples(log)
+
+    def _draw_samples(self, log: MetricsLog) -> None:
         from ganfuse.engine.grid import save_grid
 
         rng = make_generator(self.device, self.options.seed, "samples")
@@ -423,7 +437,15 @@ class Trainer:
             images, columns = self.game.preview(self.options.num_samples, rng=rng)
         save_grid(images.float(), self.run.samples / f"step_{self.step:06d}.png", columns=columns)
         log.write_images(images.float(), self.step)
-        self._sampled_at = self.step
+
+    def _largest_of_all(self, values: Tensor) -> Tensor:
+        return self.processes.largest(values.to(self.device)).cpu()
+
+    def _whole_networks(self) -> list[str]:
+        """The networks of which no part is sharded."""
+        parts = [set(self.game.get_submodule(name).modules()) for name in self.options.shard_networks]
+        networks = {name: set(self.game.get_submodule(name).modules()) for name in self.turn_runner.networks}
+        return [name for name, modules in networks.items() if not any(modules & part for part in parts)]
 
 
 def _open_for(game: Game, source: str | os.PathLike[str]) -> ImageData:

@@ -57,6 +57,11 @@ def test_every_implementation_is_right_in_every_pass(op):
     for name, implementation in subject.implementations.items():
         made = passes.calls(implementation, subject.inputs, grads, subject.penalised, second=True)
         for which in PASSES:
+            if (name, which) == ("SDPA flash", "double backward"):
+                # PyTorch's fused attention is differentiable once, which a row of it says.
+                with pytest.raises(RuntimeError, match="not implemented"):
+                    passes.results_of(made[which])
+                continue
             exact, rounded = passes.results_of(wide[which]), passes.results_of(plain[which])
             errors, wrong = passes.check(passes.results_of(made[which]), exact, rounded)
             assert not wrong, (name, which)
