@@ -114,7 +114,8 @@ def run_system(name: str, recipe: Recipe, options: Options) -> dict[str, Any]:
     device = torch.device("cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    ours = ["python", "benchmarks/gallery.py", name, "--device", options.device]
+    script = f"benchmarks/{Path(sys.argv[0]).name}"
+    ours = ["python", script, name, "--device", options.device]
     ours += [] if options.threads is None else ["--threads", str(options.threads)]
     ours += [] if options.steps_factor == 1.0 else ["--steps-factor", f"{options.steps_factor:g}"]
     about = records.header("gallery", device, shlex.join(ours), folder="models")
