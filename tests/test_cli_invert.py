@@ -76,6 +76,8 @@ def test_finds_a_latent_and_writes_it(trained: tuple[Path, Path], tmp_path: Path
         assert both.size == (70, 36)
     assert run(*call, "--out", tmp_path / "twice").exit_code == 0
     assert torch.equal(load_file(tmp_path / "twice/latent.safetensors")["latents"], latent["latents"])
+    assert run(*call, "--noise-strength", 0, "--out", tmp_path / "quiet").exit_code == 0
+    assert not torch.equal(load_file(tmp_path / "quiet/latent.safetensors")["latents"], latent["latents"])
 
 
 def test_encoder_features_and_fine_tuning(trained: tuple[Path, Path], tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def invert(
     steps: Annotated[int, typer.Option(min=0, help="Steps of the search; 0: the best start.")] = 500,
     restarts: Annotated[int, typer.Option(min=1, help="Starts; the best one wins.")] = 4,
     lr: Annotated[float, typer.Option(help="Learning rate of the search.")] = 0.1,
+    noise_strength: Annotated[
+        float, typer.Option(min=0.0, help="Of the noise that explores and fades, as a share of the latents' spread.")
+    ] = 0.05,
     encoder_steps: Annotated[
         int,
         typer.Option(min=0, help="Train an encoder on the run's own images for so many steps; its guess is a start."),
@@ -98,6 +101,7 @@ def invert(
             steps=steps,
             restarts=restarts,
             lr=lr,
+            noise_strength=noise_strength,
             encoder=encoder,
             encoder_weight=encoder_weight,
             rng=rng,
