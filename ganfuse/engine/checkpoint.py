@@ -28,6 +28,7 @@ __all__ = [
     "prune_checkpoints",
     "remove_leftovers",
     "save_checkpoint",
+    "unshared",
 ]
 
 FORMAT = "1"
@@ -110,7 +111,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         metadata = {"format_version": FORMAT, "game": game, "step": str(step)}
-        save_file(_unshared(weights), temporary / _WEIGHTS, metadata=metadata)
+        save_file(unshared(weights), temporary / _WEIGHTS, metadata=metadata)
         torch.save(dict(state), temporary / _STATE)
         for name in (_WEIGHTS, _STATE):
             _flush(temporary / name)
@@ -183,7 +184,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str)
     module.load_state_dict(dict(tensors))
 
 
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous CPU tensors, none of which shares its memory with another: safetensors refuses those that do."""
     result: dict[str, Tensor] = {}
     taken: set[int] = set()
