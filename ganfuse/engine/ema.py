@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ganfuse.engine.game import EMATarget
 
-__all__ = ["EMA", "averaged_weights"]
+__all__ = ["EMA", "averaged_weights", "detached_copy"]
 
 
 class EMA:
@@ -51,7 +51,7 @@ class EMA:
         self.ramp_up = ramp_up
         self.start = start
         self.updates = 0
-        self.module = _detached_copy(module).eval().requires_grad_(False)
+        self.module = detached_copy(module).eval().requires_grad_(False)
 
     @classmethod
     def of(cls, target: EMATarget, game: nn.Module) -> "EMA":
@@ -115,7 +115,8 @@ def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), attribute, module)
 
 
-def _detached_copy(module: nn.Module) -> nn.Module:
+def detached_copy(module: nn.Module) -> nn.Module:
+    """A copy without the graphs that PyTorch's spectral normalisation leaves at its modules."""
     # torch.nn.utils.spectral_norm leaves the normalised weight, part of a graph, as an attribute; deepcopy refuses
     # such tensors, so they are given to it ready copied.
     memo = {
