@@ -30,10 +30,10 @@ RECIPES: dict[str, Recipe] = {
         "CycleGAN",
         "Clothing and its edges, unpaired. Three residual blocks, patches of 34 px, no identity loss, resize "
         "convolutions against checkerboards, twice the usual learning rate, which falls to 0 over the last half.",
-        steps=1000,
+        steps=600,
         train=f"--batch-size 8 {_SMALL} --set blocks=3 --set discriminator_layers=2 --set lambda_identity=0 "
-        "--set upsampling=resize --set generator_lr=4e-4 --set discriminator_lr=4e-4 --set constant_epochs=0.135 "
-        "--set decay_epochs=0.135",
+        "--set upsampling=resize --set generator_lr=4e-4 --set discriminator_lr=4e-4 --set constant_epochs=0.08 "
+        "--set decay_epochs=0.08",
         factor=2,
         sample=_ROWS,
         evaluate=_PAIRS,
@@ -42,9 +42,9 @@ RECIPES: dict[str, Recipe] = {
     "csgan": Recipe(
         "CSGAN",
         "The same networks on pairs. A picture's translation is also held to what comes back from the cycle.",
-        steps=800,
+        steps=500,
         train=f"--batch-size 8 {_SMALL} --set blocks=3 --set discriminator_layers=2 --set upsampling=resize "
-        "--set generator_lr=4e-4 --set discriminator_lr=4e-4 --set constant_epochs=0.055 --set decay_epochs=0.055",
+        "--set generator_lr=4e-4 --set discriminator_lr=4e-4 --set constant_epochs=0.035 --set decay_epochs=0.035",
         factor=2,
         sample=_ROWS,
         evaluate=_PAIRS,
@@ -53,7 +53,7 @@ RECIPES: dict[str, Recipe] = {
     "dualgan": Recipe(
         "DualGAN",
         "U-Nets and Wasserstein critics, which see the whole image, with a gradient penalty.",
-        steps=1200,
+        steps=700,
         train=f"--batch-size 8 {_SMALL} --set generator_lr=2e-4 --set discriminator_lr=2e-4 --set lambda_a=100 "
         "--set lambda_b=100",
         factor=1.5,
@@ -64,9 +64,9 @@ RECIPES: dict[str, Recipe] = {
     "discogan": Recipe(
         "DiscoGAN",
         "Digits and thick digits. Nothing but adversarial losses and the way back ties a digit to its translation.",
-        steps=1500,
+        steps=1000,
         train=f"--batch-size 32 {_SMALL} --set generator_lr=5e-4 --set discriminator_lr=5e-4 "
-        "--set curriculum_steps=500",
+        "--set curriculum_steps=300",
         factor=2,
         sample="--num 6 --columns 12 --seed 1 --scale 2",
         evaluate="--paired",
@@ -75,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
     "unit": Recipe(
         "UNIT",
         "Two variational autoencoders whose innermost blocks are one.",
-        steps=700,
+        steps=500,
         train=f"--batch-size 4 {_SMALL} --set blocks=2 --set discriminator_scales=1 --set generator_lr=4e-4 "
         "--set discriminator_lr=4e-4",
         factor=1.5,
@@ -87,9 +87,9 @@ RECIPES: dict[str, Recipe] = {
         "U-GAT-IT",
         "The light model with two blocks. Beside each picture: where the translator looks, as the sum of the attended "
         "maps.",
-        steps=700,
+        steps=450,
         train=f"--batch-size 4 {_SMALL} --set light=true --set blocks=2 --set generator_lr=4e-4 "
-        "--set discriminator_lr=4e-4 --set constant_steps=350 --set decay_steps=350",
+        "--set discriminator_lr=4e-4 --set constant_steps=225 --set decay_steps=225",
         factor=1.5,
         sample="--num 6 --split test --columns 16 --seed 1 --scale 2",
         evaluate=_PAIRS,
@@ -100,7 +100,7 @@ RECIPES: dict[str, Recipe] = {
         "Joint samples: the generator draws both pictures of a pair from one latent, and was shown no pair. Rows of "
         "digits above rows of their thick partners. With `num_classes` a classifier that learns from the labels of the "
         "digits is adapted to the thick ones.",
-        steps=800,
+        steps=500,
         train="--batch-size 64 --resolution 28 --set width=32 --set num_classes=10 --set ema_decay=0.99 "
         "--set generator_lr=4e-4 --set discriminator_lr=4e-4",
         factor=2,
@@ -110,9 +110,9 @@ RECIPES: dict[str, Recipe] = {
     "bigan": Recipe(
         "BiGAN",
         "Rows of pictures that were not trained on above what the generator makes of the encoder's latents.",
-        steps=3000,
-        train="--batch-size 128 --resolution 28 --set width=512 --set latent_regressor=0.25 --set constant_epochs=3.5 "
-        "--set decay_epochs=3",
+        steps=2000,
+        train="--batch-size 128 --resolution 28 --set width=512 --set latent_regressor=0.25 --set constant_epochs=2.5 "
+        "--set decay_epochs=2",
         factor=2,
         sample="--reconstruct --num 32 --columns 16 --split test --scale 2",
         evaluate="--split test",
