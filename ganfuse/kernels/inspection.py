@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganfuse.kernels import occupancy
 from ganfuse.kernels.launch import Launch, record_launches
 
 
@@ -101,6 +102,19 @@ class Report:
     @property
     def widest_store(self) -> int:
         return max(self.stores, default=0)
+
+    @property
+    def occupancy(self) -> float:
+        """Warps resident on a multiprocessor as a share of the most that it holds, estimated from what one takes."""
+        if self.error:
+            return 0.0
+        return occupancy.occupancy(
+            self.target,
+            registers=self.registers,
+            shared=self.shared,
+            num_warps=self.num_warps,
+            tensor_memory=self.tensor_memory,
+        )
 
 
 def op_cases(op: str) -> list[str]:
