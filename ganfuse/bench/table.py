@@ -62,10 +62,10 @@ def _number(value: Any, form: str) -> str:
 
 def device_line(about: Row) -> str:
     """What was measured on, with which versions, from the header of a result file."""
-    return (
-        f"{about['device']}, PyTorch {about['torch']}, Triton {about['triton']}, commit {about['commit'][:12]}, "
-        f"{about['date'][:10]}"
-    )
+    # What tells processors of one name apart.
+    device = about["device"] if "cuda" in about else f"{about['device']} ({about.get('capability')})"
+    commit = about["commit"][:12] + ("+" if about["commit"].endswith("+") else "")
+    return f"{device}, PyTorch {about['torch']}, Triton {about['triton']}, commit {commit}, {about['date'][:10]}"
 
 
 def headline(records: Sequence[Row]) -> list[str]:
