@@ -58,18 +58,28 @@ class Runner:
         self.device, self.results, self.timer, self.ceilings = device, results, timer, ceilings
         self.wanted, self.peers, self.rounds, self.seconds = tuple(wanted), peers, rounds, seconds
 
-    def is_done(self, case: Case) -> bool:
-        """Whether the result file has all rows of a case."""
+    def is_done(self, case: Case, provider: str = OURS) -> bool:
+        """Whether the result file has all rows of an implementation of a case; of ours: and of its peers."""
         rows = (r for r in self.results.records if r["kind"] == "row" and r["case"] == case.name)
-        return set(self.wanted) <= {row["pass"] for row in rows if row["provider"] == OURS}
+        return set(self.wanted) <= {row["pass"] for row in rows if row["provider"] == provider}
 
-    def run(self, case: Case) -> list[dict[str, Any]]:
-        """Measure a case; its rows, which the result file has, too."""
-        return self.measure(case, make_subject(case, self.device))
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile is among the peers."""
+        return self.device.type == "cuda" if self.peers is None else COMPILED in self.peers
 
-    def measure(self, case: Case, subject: Subject) -> list[dict[str, Any]]:
+    def run(self, case: Case, *, compiled: bool = False) -> list[dict[str, Any]]:
+        """Measure a case; its rows, which the result file has, too.
+
+        Args:
+            compiled: measure torch.compile of the reference, beside ours; else all but that. It takes longer than all
+                the others together, and comes when those have been measured.
+        """
+        return self.measure(case, make_subject(case, self.device), compiled=compiled)
+
+    def measure(self, case: Case, subject: Subject, *, compiled: bool = False) -> list[dict[str, Any]]:
         """`run`, of a subject that is made already."""
-        attempts = self._attempts(subject)
+        attempts = self._attempts(subject, compiled)
         if not any(r["kind"] == "case" and r["case"] == case.name for r in self.results.records):
             self.results.append(case.record())
         ready = {which: {p: a[which].call for p, a in attempts.items()} for which in self.wanted}
@@ -99,6 +109,8 @@ class Runner:
                         "errors": rounded(dict(attempt.errors), 2),
                     }
                 rows.append(row)
+        if compiled:
+            rows = [row for row in rows if row["provider"] == COMPILED]
         for row in rows:
             self.results.append(row)
         return rows
@@ -138,7 +150,7 @@ class Runner:
             made.append(torch.empty_like(y).copy_(noise))
         return made
 
-    def _attempts(self, subject: Subject) -> dict[str, dict[str, _Attempt]]:
+    def _attempts(self, subject: Subject, compiled: bool) -> dict[str, dict[str, _Attempt]]:
         try:
             grads = self._grads(subject)
         except Exception as error:
@@ -155,7 +167,7 @@ class Runner:
         plain_calls = passes.calls(reference, inputs, gradients, subject.penalised, second=True)
         possible = {
             name: passes.calls(op, subject.inputs, grads, subject.penalised, second=name != COMPILED)
-            for name, op in self._implementations(subject).items()
+            for name, op in self._implementations(subject, compiled).items()
         }
         attempts: dict[str, dict[str, _Attempt]] = {name: {} for name in possible}
         for which in self.wanted:
@@ -164,15 +176,15 @@ class Runner:
                 attempts[name][which] = self._attempt(name, made.get(which), exact, plain, indices)
         return attempts
 
-    def _implementations(self, subject: Subject) -> dict[str, Op]:
-        found = dict(subject.implementations)
-        if self.device.type == "cuda" or COMPILED in (self.peers or ()):
+    def _implementations(self, subject: Subject, compiled: bool) -> dict[str, Op]:
+        if compiled:
             # Another shape would recompile, up to a limit behind which the eager form runs.
             torch._dynamo.reset()
-            found[COMPILED] = torch.compile(subject.implementations[REFERENCE], fullgraph=True, dynamic=False)
+            reference = torch.compile(subject.implementations[REFERENCE], fullgraph=True, dynamic=False)
+            return {OURS: subject.implementations[OURS], COMPILED: reference}
         if self.peers is None:
-            return found
-        return {name: op for name, op in found.items() if name == OURS or name in self.peers}
+            return dict(subject.implementations)
+        return {name: op for name, op in subject.implementations.items() if name == OURS or name in self.peers}
 
     def _attempt(
         self, name: str, call: Call | None, exact: passes.Results, plain: passes.Results, indices: Sequence[int] | None

@@ -11,7 +11,7 @@ from ganfuse.bench.ceilings import measure_ceilings
 from ganfuse.bench.device_probes import gpu_state
 from ganfuse.bench.records import ResultFile, device_name
 from ganfuse.bench.runner import Runner
-from ganfuse.bench.subject import Case
+from ganfuse.bench.subject import COMPILED, OURS, Case
 from ganfuse.bench.timing import make_timer
 from ganfuse.engine.gpu_readings import GPUReadings
 
@@ -47,15 +47,18 @@ def run_session(
     ceilings = measure_ceilings(device, timer, sorted({case.dtype for case in cases}))
     results.append({**ceilings.record(), **gpu_state(device), **readings.read(), "throttling": readings.throttling()})
     runner = Runner(device, results, timer, ceilings, wanted=wanted, peers=peers, energy=energy)
-    left = [case for case in cases if not runner.is_done(case)]
-    if len(left) < len(cases):
-        say(f"{len(cases) - len(left)} of {len(cases)} are there")
+    # All that compiles comes last: a run that is cut short has ours beside the library's in more places.
+    phases = ((False, OURS), (True, COMPILED)) if runner.compiles else ((False, OURS),)
+    todo = [(case, compiled) for compiled, provider in phases for case in cases if not runner.is_done(case, provider)]
+    if len(todo) < len(phases) * len(cases):
+        done = [case for case in cases if all(runner.is_done(case, provider) for _, provider in phases)]
+        say(f"{len(done)} of {len(cases)} are there")
     late: list[Case] = []
-    for number, case in enumerate(left):
+    for number, (case, compiled) in enumerate(todo):
         if time.monotonic() > deadline:
-            late = left[number:]
+            late = list({case.name: case for case, _ in todo[number:]}.values())
             break
-        show([{**case.record(), **row} for row in runner.run(case)])
+        show([{**case.record(), **row} for row in runner.run(case, compiled=compiled)])
     has_curve = any(record["kind"] == "memory" for record in results.records)
     if not has_curve and any(case.op == "feature_attention" for case in cases):
         runner.memory_curve()

@@ -31,6 +31,7 @@ _AGREES, _AGREES_IN_HALF = 0.02, 0.25
 # Graphs are captured after three plays of a turn.
 _WARMUP, _WARMUP_OF_GRAPHS = 1, 5
 _ENERGY_SECONDS = 1.0
+_PREPARING = 0.6
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def measure_training(
     time. Accumulation is let off: it changes the statistics of the batch.
 
     Args:
-        seconds: after which no further round begins, once there are two.
+        seconds: after 3/5 of them no further variant begins, after all no further round, once there are two. What is
+            not reached has no row, and the next call goes on with it.
         rounds: in which every variant plays one period of the model's turns at least.
         say: told of progress.
 
@@ -98,11 +100,12 @@ def measure_training(
         return []
     if not any(r["kind"] == "case" and r["case"] == subject.name for r in results.records):
         results.append(subject.record())
+    variants = [variant for variant in variants if variant.name == DEFAULT or variant.name not in there]
     readings = GPUReadings(device)
     results.append({"kind": "state", **gpu_state(device), **readings.read(), "throttling": readings.throttling()})
     deadline = time.monotonic() + seconds
     with ExitStack() as stack:
-        ready, failed = _prepare(subject, variants, device, stack, say)
+        ready, failed = _prepare(subject, variants, device, stack, deadline - (1 - _PREPARING) * seconds, say)
         say(f"{len(ready)} variants take turns, up to {rounds} rounds")
         timings, period = _time(ready, device, rounds, deadline)
         rows = []
@@ -110,8 +113,10 @@ def measure_training(
             if variant.name in ready:
                 say(f"profile of {variant.name}")
                 row = _row(ready[variant.name], timings, period, device, readings)
-            else:
+            elif variant.name in failed:
                 row = failed[variant.name]
+            else:
+                continue
             rows.append({"kind": "row", "case": subject.name, "provider": variant.name, "pass": PASS, **row})
     rows = [row for row in rows if row["provider"] not in there]
     for row in rows:
@@ -121,7 +126,12 @@ def measure_training(
 
 
 def _prepare(
-    subject: Subject, variants: Sequence[Variant], device: torch.device, stack: ExitStack, say: Callable[[str], None]
+    subject: Subject,
+    variants: Sequence[Variant],
+    device: torch.device,
+    stack: ExitStack,
+    deadline: float,
+    say: Callable[[str], None],
 ) -> tuple[dict[str, _Ready], dict[str, dict[str, Any]]]:
     """Those that play, and the rows of those that do not."""
     ready: dict[str, _Ready] = {}
@@ -129,7 +139,11 @@ def _prepare(
     if any("compile" in variant.features for variant in variants):
         # Variants share code, and each compiles it for itself.
         torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
-    for variant in variants:
+    for number, variant in enumerate(variants):
+        # The default and one beside it are the least that says something.
+        if number > 1 and time.monotonic() > deadline:
+            say(f"the time is up for {', '.join(left.name for left in variants[number:])}; the same command goes on")
+            break
         say(f"first steps of {variant.name}")
         torch.manual_seed(0)
         try:

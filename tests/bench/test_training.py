@@ -125,7 +125,7 @@ def measured(path, game, variants, **options):
     results = records.ResultFile(path, records.header("train", CPU, "test", folder="bench"))
     said = []
     rows = training.measure_training(
-        subject(game), parse_variants(variants), results, CPU, seconds=0, rounds=2, say=said.append, **options
+        subject(game), parse_variants(variants), results, CPU, seconds=60, rounds=2, say=said.append, **options
     )
     return {row["provider"]: row for row in rows}, said
 
