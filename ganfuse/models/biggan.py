@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ganfuse.models.biggan_game import BigGANGame
+from ganfuse.models.biggan_variants import VARIANTS, variant_of
 from ganfuse.models.blocks import DownBlock, UpBlock
 from ganfuse.models.checks import check_attention, check_classes, check_positive, check_resolution
-from ganfuse.models.layer_factory import LayerFactory, orthogonal_
+from ganfuse.models.layer_factory import LayerFactory
 from ganfuse.models.registry import register_model
 from ganfuse.models.residual_networks import (
     FIRST,
@@ -28,22 +29,8 @@ from ganfuse.models.residual_networks import (
 )
 
 RESOLUTIONS = (32, 64, 128, 256, 512)
-# Multiples of the width, of the generator's first map and after each block (appendix B, tables 4 to 6).
-GENERATOR_WIDTHS = {
-    32: (4, 4, 4, 4),
-    64: (16, 16, 8, 4, 2),
-    128: (16, 16, 8, 4, 2, 1),
-    256: (16, 16, 8, 8, 4, 2, 1),
-    512: (16, 16, 8, 8, 4, 2, 1, 1),
-}
-# Of the discriminator after each block; the last block, at 32 px the last two, keep the resolution.
-DISCRIMINATOR_WIDTHS = {
-    32: (4, 4, 4, 4),
-    64: (1, 2, 4, 8, 16),
-    128: (1, 2, 4, 8, 16, 16),
-    256: (1, 2, 4, 8, 8, 16, 16),
-    512: (1, 1, 2, 4, 8, 8, 16, 16),
-}
+GENERATOR_WIDTHS = VARIANTS["paper"].generator_widths
+DISCRIMINATOR_WIDTHS = VARIANTS["paper"].discriminator_widths
 ATTENTION = {32: 0, 64: 32, 128: 64, 256: 128, 512: 64}
 PIECE = 20
 """Latents per piece: 120 at 128 px, 140 at 256, 160 at 512 (appendix B)."""
@@ -51,7 +38,7 @@ PIECE = 20
 
 def layers_of(activation: str = "relu") -> LayerFactory:
     """How BigGAN makes its layers: orthogonal initialisation, and the ε of its authors' PyTorch code."""
-    return LayerFactory(orthogonal_, spectral_eps=1e-6, norm_eps=1e-5, activation=activation)
+    return VARIANTS["paper"].layers(activation)
 
 
 class Generator(ResidualGenerator):
@@ -65,7 +52,8 @@ class Generator(ResidualGenerator):
         latent_dim: size of z, a multiple of the number of blocks + 1.
         shared_features: size of the shared class embedding.
         attention_resolution: which map the attention works on; 0: no attention.
-        layers: makes the layers.
+        variant: one of `VARIANTS`.
+        layers: makes the layers; None: as the variant does.
     """
 
     def __init__(
@@ -78,10 +66,12 @@ class Generator(ResidualGenerator):
         latent_dim: int = 120,
         shared_features: int = 128,
         attention_resolution: int = 64,
+        variant: str = "paper",
         layers: LayerFactory | None = None,
     ) -> None:
-        layers = layers or layers_of()
-        widths = [width * factor for factor in GENERATOR_WIDTHS[resolution]]
+        details = variant_of(variant, VARIANTS)
+        layers = layers or details.layers()
+        widths = [width * factor for factor in details.generator_widths[resolution]]
         pieces = len(widths)
         if latent_dim % pieces:
             raise ValueError(f"latent_dim: z is cut into {pieces} equal pieces at {resolution} px, got {latent_dim!r}")
@@ -128,13 +118,22 @@ class Discriminator(ProjectionDiscriminator):
         channels: int = 3,
         width: int = 96,
         attention_resolution: int = 64,
+        variant: str = "paper",
         layers: LayerFactory | None = None,
     ) -> None:
-        layers = layers or layers_of()
-        widths = [width * factor for factor in DISCRIMINATOR_WIDTHS[resolution]]
+        details = variant_of(variant, VARIANTS)
+        layers = layers or details.layers()
+        widths = [width * factor for factor in details.discriminator_widths[resolution]]
         halvings = len(widths) - (2 if resolution == 32 else 1)
         blocks = [
-            DownBlock(inputs, outputs, downsample=index < halvings, preactivation=index > 0, layers=layers)
+            DownBlock(
+                inputs,
+                outputs,
+                downsample=index < halvings,
+                preactivation=index > 0,
+                activated_shortcut=details.activated_shortcut,
+                layers=layers,
+            )
             for index, (inputs, outputs) in enumerate(zip([channels, *widths], widths))
         ]
         sizes = list(accumulate(blocks, lambda size, block: size // (1 + block.downsample), initial=resolution))[1:]
@@ -164,6 +163,7 @@ def biggan(
     latent_dim: int | None = None,
     shared_features: int = 128,
     attention_resolution: int | None = None,
+    variant: str = "paper",
     loss: str = "hinge",
     generator_lr: float = 5e-5,
     discriminator_lr: float = 2e-4,
@@ -189,6 +189,7 @@ def biggan(
         shared_features: size of the shared class embedding.
         attention_resolution: which map the attention works on; None: 64, at 256 px 128, at 64 px 32, at 32 px none; 0:
             none.
+        variant: "studiogan": widths, ε and shortcuts of PyTorch-StudioGAN, see `ganfuse.models.biggan_variants`.
         loss, generator_lr, discriminator_lr, betas, discriminator_steps: see `AdversarialGame`.
         adam_eps: of both optimisers, as in the authors' code.
         orthogonal: β of orthogonal regularisation (section 3.1).
@@ -202,7 +203,7 @@ def biggan(
     check_positive(channels=channels, width=width, shared_features=shared_features)
     classes = check_classes(num_classes)
     if latent_dim is None:
-        latent_dim = PIECE * len(GENERATOR_WIDTHS[resolution])
+        latent_dim = PIECE * len(variant_of(variant, VARIANTS).generator_widths[resolution])
     check_positive(latent_dim=latent_dim)
     if attention_resolution is None:
         attention_resolution = ATTENTION[resolution]
@@ -215,6 +216,7 @@ def biggan(
         latent_dim=latent_dim,
         shared_features=shared_features,
         attention_resolution=attention_resolution,
+        variant=variant,
     )
     discriminator = Discriminator(
         resolution=resolution,
@@ -222,6 +224,7 @@ def biggan(
         channels=channels,
         width=width,
         attention_resolution=attention_resolution,
+        variant=variant,
     )
     return BigGANGame(
         generator,

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganfuse.models.biggan import GENERATOR_WIDTHS, RESOLUTIONS, layers_of
+from ganfuse.models.biggan import RESOLUTIONS
 from ganfuse.models.biggan_game import BigGANGame
+from ganfuse.models.biggan_variants import DEEP_VARIANTS, variant_of
 from ganfuse.models.checks import check_attention, check_classes, check_positive, check_resolution
 from ganfuse.models.layer_factory import LayerFactory
 from ganfuse.models.registry import register_model
@@ -30,15 +31,7 @@ from ganfuse.models.residual_networks import (
 
 __all__ = ["ATTENTION", "Discriminator", "Generator", "biggan_deep"]
 
-# Multiples of the width, of the discriminator's first convolution and after each pair of blocks (tables 7 to 9); the
-# first block of a pair halves the resolution, except in the last pair at 32 px.
-DISCRIMINATOR_WIDTHS = {
-    32: (4, 4, 4, 4),
-    64: (1, 2, 4, 8, 16),
-    128: (1, 2, 4, 8, 16, 16),
-    256: (1, 2, 4, 8, 8, 16, 16),
-    512: (1, 1, 2, 4, 8, 8, 16, 16),
-}
+DISCRIMINATOR_WIDTHS = DEEP_VARIANTS["paper"].discriminator_widths
 ATTENTION = {32: 0, 64: 32, 128: 64, 256: 64, 512: 64}
 
 
@@ -48,12 +41,20 @@ class BottleneckUpBlock(nn.Module):
     Args:
         inputs, outputs: channels; outputs ≤ inputs.
         upsample: double the resolution.
+        full_shortcut: a 1×1 convolution of the input in place of its first channels.
         norm: from a number of channels to the normalisation with its activation, called with a map and the condition.
         layers: makes the convolutions.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, upsample: bool, norm: Callable[[int], nn.Module], layers: LayerFactory
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        upsample: bool,
+        full_shortcut: bool = False,
+        norm: Callable[[int], nn.Module],
+        layers: LayerFactory,
     ) -> None:
         super().__init__()
         hidden = max(inputs // 4, 1)
@@ -64,6 +65,8 @@ class BottleneckUpBlock(nn.Module):
         self.bn2, self.conv2 = norm(hidden), second(hidden, hidden, 3)
         self.bn3, self.conv3 = norm(hidden), layers.conv2d(hidden, hidden, 3)
         self.bn4, self.conv4 = norm(hidden), layers.conv2d(hidden, outputs, 1)
+        shortcut = layers.upsample_conv2d if upsample else layers.conv2d
+        self.conv_sc = shortcut(inputs, outputs, 1) if full_shortcut else None
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, inputs, H, W) → (B, outputs, H, W), or twice the size with `upsample`."""
@@ -72,6 +75,9 @@ class BottleneckUpBlock(nn.Module):
         h = self.conv2(self.bn2(h, *given))
         h = self.conv3(self.bn3(h, *given))
         h = self.conv4(self.bn4(h, *given))
+        if self.conv_sc is not None:
+            converted: Tensor = self.conv_sc(x)
+            return h + converted
         shortcut = x[:, : self.outputs]
         return h + (F.interpolate(shortcut, scale_factor=2.0, mode="nearest") if self.upsample else shortcut)
 
@@ -82,26 +88,49 @@ class BottleneckDownBlock(nn.Module):
     Args:
         inputs, outputs: channels; outputs ≥ inputs.
         downsample: halve the resolution.
+        activated_shortcut: the first activation is in front of the shortcut, too.
+        full_shortcut: where size or channels change, the 1×1 convolution gives all channels of the shortcut.
         layers: makes the convolutions.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, downsample: bool, layers: LayerFactory) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        downsample: bool,
+        activated_shortcut: bool = False,
+        full_shortcut: bool = False,
+        layers: LayerFactory,
+    ) -> None:
         super().__init__()
         hidden = max(outputs // 4, 1)
         self.downsample = downsample
+        self.activated_shortcut = activated_shortcut
+        self.full_shortcut = full_shortcut
         self.layers = layers
         self.conv1 = layers.conv2d(inputs, hidden, 1)
         self.conv2 = layers.conv2d(hidden, hidden, 3)
         self.conv3 = layers.conv2d(hidden, hidden, 3)
         self.conv4 = layers.conv2d(hidden, outputs, 1)
-        self.conv_sc = layers.conv2d(inputs, outputs - inputs, 1) if outputs > inputs else None
+        changed = outputs > inputs or (full_shortcut and downsample)
+        new = outputs if full_shortcut else outputs - inputs
+        self.conv_sc = layers.conv2d(inputs, new, 1) if changed else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) → (B, outputs, H, W), or half the size with `downsample`."""
         activate = self.layers.activate
-        h: Tensor = self.conv1(activate(x))
+        start = activate(x)
+        x = start if self.activated_shortcut else x
+        h: Tensor = self.conv1(start)
         h = self.conv2(activate(h, inplace=True))
-        h = activate(self.conv3(activate(h, inplace=True)), inplace=True)
+        h = self.conv3(activate(h, inplace=True))
+        if self.full_shortcut:
+            # There the last activation is behind the mean.
+            h, x = (F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)) if self.downsample else (h, x)
+            h = self.conv4(activate(h, inplace=True))
+            return h + (x if self.conv_sc is None else self.conv_sc(x))
+        h = activate(h, inplace=True)
         if self.downsample:
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         h = self.conv4(h)
@@ -119,7 +148,8 @@ class Generator(ResidualGenerator):
         latent_dim: size of z.
         shared_features: size of the shared class embedding.
         attention_resolution: which map the attention works on; 0: no attention.
-        layers: makes the layers.
+        variant: one of `DEEP_VARIANTS`.
+        layers: makes the layers; None: as the variant does.
     """
 
     def __init__(
@@ -132,17 +162,20 @@ class Generator(ResidualGenerator):
         latent_dim: int = 128,
         shared_features: int = 128,
         attention_resolution: int = 64,
+        variant: str = "paper",
         layers: LayerFactory | None = None,
     ) -> None:
-        layers = layers or layers_of()
-        widths = [width * factor for factor in GENERATOR_WIDTHS[resolution]]
+        details = variant_of(variant, DEEP_VARIANTS)
+        layers = layers or details.layers()
+        widths = [width * factor for factor in details.generator_widths[resolution]]
         condition_features = latent_dim + (0 if num_classes is None else shared_features)
         norm = partial(layers.batch_norm, condition_features=condition_features)
+        block = partial(BottleneckUpBlock, full_shortcut=details.full_shortcut, norm=norm, layers=layers)
         blocks: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
             blocks += [
-                BottleneckUpBlock(inputs, inputs, upsample=False, norm=norm, layers=layers),
-                BottleneckUpBlock(inputs, outputs, upsample=True, norm=norm, layers=layers),
+                block(inputs, inputs, upsample=False),
+                block(inputs, outputs, upsample=True),
             ]
         sizes = [size for pair in pairwise(doublings(FIRST, resolution)) for size in pair]
         given = [width for pair in pairwise(widths) for width in pair]
@@ -181,10 +214,18 @@ class Discriminator(ProjectionDiscriminator):
         channels: int = 3,
         width: int = 128,
         attention_resolution: int = 64,
+        variant: str = "paper",
         layers: LayerFactory | None = None,
     ) -> None:
-        layers = layers or layers_of()
-        widths = [width * factor for factor in DISCRIMINATOR_WIDTHS[resolution]]
+        details = variant_of(variant, DEEP_VARIANTS)
+        layers = layers or details.layers()
+        widths = [width * factor for factor in details.discriminator_widths[resolution]]
+        block = partial(
+            BottleneckDownBlock,
+            activated_shortcut=details.activated_shortcut,
+            full_shortcut=details.full_shortcut,
+            layers=layers,
+        )
         blocks: list[nn.Module] = []
         sizes: list[int] = []
         size = resolution
@@ -192,8 +233,8 @@ class Discriminator(ProjectionDiscriminator):
             halved = not (resolution == 32 and index == len(widths) - 2)
             size //= 1 + halved
             blocks += [
-                BottleneckDownBlock(inputs, outputs, downsample=halved, layers=layers),
-                BottleneckDownBlock(outputs, outputs, downsample=False, layers=layers),
+                block(inputs, outputs, downsample=halved),
+                block(outputs, outputs, downsample=False),
             ]
             sizes += [size, size]
         given = [width for width in widths[1:] for _ in range(2)]
@@ -224,6 +265,7 @@ def biggan_deep(
     latent_dim: int = 128,
     shared_features: int = 128,
     attention_resolution: int | None = None,
+    variant: str = "paper",
     loss: str = "hinge",
     generator_lr: float | None = None,
     discriminator_lr: float | None = None,
@@ -244,6 +286,8 @@ def biggan_deep(
         latent_dim: size of z ~ N(0, 1).
         shared_features: size of the shared class embedding.
         attention_resolution: which map the attention works on; None: 64, at 64 px 32, at 32 px none; 0: none.
+        variant: "studiogan" and "studiogan-legacy": widths, ε and shortcuts of PyTorch-StudioGAN's two kinds of
+            BigGAN-deep, see `ganfuse.models.biggan_variants`.
         generator_lr, discriminator_lr: None: 5e-5 and 2e-4, from 256 px on 2.5e-5 for both (appendix C).
         loss, betas, discriminator_steps: see `AdversarialGame`.
         adam_eps, orthogonal, ema_decay, ema_start: see `BigGANGame`.
@@ -266,6 +310,7 @@ def biggan_deep(
         latent_dim=latent_dim,
         shared_features=shared_features,
         attention_resolution=attention_resolution,
+        variant=variant,
     )
     discriminator = Discriminator(
         resolution=resolution,
@@ -273,6 +318,7 @@ def biggan_deep(
         channels=channels,
         width=width,
         attention_resolution=attention_resolution,
+        variant=variant,
     )
     return BigGANGame(
         generator,

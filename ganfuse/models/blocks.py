@@ -42,21 +42,30 @@ class DownBlock(nn.Module):
     """The residual block of discriminators, that halves the resolution if `downsample` (figure 14 of the same).
 
     ReLU, 3×3, ReLU, 3×3, 2×2 mean, beside a 1×1, 2×2 mean shortcut (identity if nothing changes); the first block
-    of a network sees pixels and has no first ReLU (`preactivation=False`). Convolutions in front of means work at the
+    of a network sees pixels and has no first ReLU (`preactivation=False`). With `activated_shortcut` the first ReLU is
+    in front of the shortcut, too. Convolutions in front of means work at the
     low resolution: the same result for 16/36 and a quarter of the work.
 
     Args:
         inputs, outputs: channels.
-        downsample, preactivation: see above.
+        downsample, preactivation, activated_shortcut: see above.
         layers: makes the convolutions.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, downsample: bool = True, preactivation: bool = True, layers: LayerFactory
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        downsample: bool = True,
+        preactivation: bool = True,
+        activated_shortcut: bool = False,
+        layers: LayerFactory,
     ) -> None:
         super().__init__()
         self.downsample = downsample
         self.preactivation = preactivation
+        self.activated_shortcut = activated_shortcut
         self.layers = layers
         self.conv1 = layers.conv2d(inputs, outputs, 3)
         last = layers.conv2d_downsample if downsample else layers.conv2d
@@ -65,7 +74,9 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) → (B, outputs, H/2, W/2), or the same size without `downsample`."""
-        h: Tensor = self.conv1(self.layers.activate(x) if self.preactivation else x)
+        start = self.layers.activate(x) if self.preactivation else x
+        x = start if self.activated_shortcut else x
+        h: Tensor = self.conv1(start)
         h = self.conv2(self.layers.activate(h, inplace=True))
         shortcut: Tensor = x if self.conv_sc is None else self.conv_sc(x)
         return h + shortcut

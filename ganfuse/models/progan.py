@@ -18,7 +18,7 @@ from ganfuse.engine.layers import EqualizedConv2d, EqualizedLinear, PixelNorm
 from ganfuse.engine.losses import AdversarialLoss, wasserstein_discriminator_loss, wasserstein_generator_loss
 from ganfuse.engine.regularizers import drift
 from ganfuse.kernels import bias_act, pixel_norm
-from ganfuse.models.checks import check_latents, check_positive, check_range, check_resolution
+from ganfuse.models.checks import check_choice, check_latents, check_positive, check_range, check_resolution
 from ganfuse.models.growing_game import GrowingGame
 from ganfuse.models.growth import BASE, Growth, batch_sizes_of, doubled, fade_in
 from ganfuse.models.progressive_discriminator import Discriminator
@@ -28,6 +28,8 @@ from ganfuse.models.registry import register_model
 RESOLUTIONS = (8, 16, 32, 64, 128, 256, 512, 1024)
 #: Appendix A.1.
 BATCH_SIZES = {4: 16, 256: 14, 512: 6, 1024: 3}
+#: Whose details: the paper's authors', or those of pytorch_GAN_zoo.
+VARIANTS = ("paper", "gan-zoo")
 
 
 class GeneratorBlock(nn.Module):
@@ -45,19 +47,24 @@ class GeneratorBlock(nn.Module):
 
 
 class GeneratorBase(nn.Module):
-    """Latents (B, latent_dim) to the map (B, outputs, 4, 4)."""
+    """Latents (B, latent_dim) to the map (B, outputs, 4, 4).
 
-    def __init__(self, latent_dim: int, outputs: int) -> None:
+    In the variant "gan-zoo" each of the map's pixels has biases of its own, and the product the scale of all others.
+    """
+
+    def __init__(self, latent_dim: int, outputs: int, *, variant: str = "paper") -> None:
         super().__init__()
         self.outputs = outputs
+        zoo = variant == "gan-zoo"
         # A quarter, since the map's 16 pixels are outputs of one product (the authors' code).
-        self.fc = EqualizedLinear(latent_dim, outputs * BASE**2, bias=False, gain=HE_GAIN / 4)
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.fc = EqualizedLinear(latent_dim, outputs * BASE**2, bias=zoo, gain=HE_GAIN if zoo else HE_GAIN / 4)
+        self.bias = None if zoo else nn.Parameter(torch.zeros(outputs))
         self.conv = activated_conv(outputs, outputs)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.fc(pixel_norm(z)).view(-1, self.outputs, BASE, BASE)
-        h = pixel_norm(bias_act(h, self.bias.to(h.dtype), act="lrelu", gain=1.0))
+        bias = None if self.bias is None else self.bias.to(h.dtype)
+        h = pixel_norm(bias_act(h, bias, act="lrelu", gain=1.0))
         return pixel_norm(self.conv(h))
 
 
@@ -67,8 +74,10 @@ class Generator(nn.Module):
     Args:
         resolution: of the last level, a power of two.
         channels: of the images.
-        width: channels of the largest map; they double with every halving up to `channel_max`.
+        width: channels of the largest map; they double with every halving up to `channel_max`. Or those of all maps
+            from 4×4 on.
         latent_dim: of z.
+        variant: one of `VARIANTS`, see `GeneratorBase`.
     """
 
     def __init__(
@@ -76,14 +85,16 @@ class Generator(nn.Module):
         *,
         resolution: int,
         channels: int = 3,
-        width: int = 16,
+        width: int | Sequence[int] = 16,
         channel_max: int = 512,
         latent_dim: int = 512,
+        variant: str = "paper",
     ) -> None:
         super().__init__()
+        check_choice("variant", variant, VARIANTS)
         widths = widths_of(resolution, width, channel_max)
         self.latent_dim = latent_dim
-        self.base = GeneratorBase(latent_dim, widths[0])
+        self.base = GeneratorBase(latent_dim, widths[0], variant=variant)
         self.blocks = nn.ModuleList(GeneratorBlock(inputs, outputs) for inputs, outputs in pairwise(widths))
         # By level.
         self.torgb = nn.ModuleList(EqualizedConv2d(features, channels, 1, resample_filter=None) for features in widths)
@@ -116,10 +127,12 @@ def progan(
     *,
     resolution: int = 1024,
     channels: int = 3,
-    width: int | None = None,
+    width: int | Sequence[int] | None = None,
     channel_max: int = 512,
     latent_dim: int = 512,
     group_size: int | None = None,
+    variant: str = "paper",
+    start: int = 4,
     stable_kimg: float = 600.0,
     fade_kimg: float = 600.0,
     batch_sizes: Mapping[int, int] | str | None = "paper",
@@ -138,10 +151,13 @@ def progan(
     Args:
         resolution: a power of two from 8 to 1024.
         channels: of the images.
-        width: channels at full resolution, doubled with every halving up to `channel_max`; 16384 / resolution if None.
+        width: channels at full resolution, doubled with every halving up to `channel_max`; or of all maps from 4×4 on;
+            16384 / resolution if None.
         channel_max: see above.
         latent_dim: size of z ~ N(0, 1).
         group_size: of the minibatch standard deviation; None: the whole batch, as in the paper (section 3).
+        variant: "gan-zoo": details of pytorch_GAN_zoo, see `GeneratorBase` and `Discriminator`.
+        start: resolution that is trained first.
         stable_kimg, fade_kimg: see `Growth`.
         batch_sizes: real images per batch from each resolution on, in place of the trainer's: "paper" is
             {4: 16, 256: 14, 512: 6, 1024: 3}; None: the trainer's.
@@ -156,18 +172,30 @@ def progan(
     """
     check_resolution("ProGAN", resolution, RESOLUTIONS)
     width = max(1, 16384 // resolution) if width is None else width
-    check_positive(channels=channels, width=width, channel_max=channel_max, latent_dim=latent_dim)
+    check_positive(channels=channels, channel_max=channel_max, latent_dim=latent_dim)
+    check_choice("variant", variant, VARIANTS)
     if group_size is not None:
         check_positive(group_size=group_size)
     check_range(0.0, math.inf, drift_weight=drift_weight)
     generator = Generator(
-        resolution=resolution, channels=channels, width=width, channel_max=channel_max, latent_dim=latent_dim
+        resolution=resolution,
+        channels=channels,
+        width=width,
+        channel_max=channel_max,
+        latent_dim=latent_dim,
+        variant=variant,
     )
     discriminator = Discriminator(
-        resolution=resolution, channels=channels, width=width, channel_max=channel_max, group_size=group_size
+        resolution=resolution,
+        channels=channels,
+        width=width,
+        channel_max=channel_max,
+        group_size=group_size,
+        variant=variant,
     )
     growth = Growth(
         resolution,
+        start=start,
         stable_kimg=stable_kimg,
         fade_kimg=fade_kimg,
         batch_sizes=batch_sizes_of(batch_sizes, BATCH_SIZES),

@@ -1,12 +1,14 @@
 """Layers of networks that grow: equalised convolutions as in ProGAN, the blur of StyleGAN, and their widths."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ganfuse.engine.layers import EqualizedConv2d
 from ganfuse.kernels import filter2d, setup_filter
+from ganfuse.models.checks import check_positive
 from ganfuse.models.growth import BASE
 from ganfuse.models.residual_networks import doublings
 
@@ -16,9 +18,24 @@ __all__ = ["HE_GAIN", "Blur", "activated_conv", "linear_conv", "widths_of"]
 HE_GAIN = math.sqrt(2.0)
 
 
-def widths_of(resolution: int, width: int, channel_max: int) -> list[int]:
-    """Channels from level 0 on: min(width · resolution / r, channel_max) for the map of r×r."""
-    return [min(width * resolution // size, channel_max) for size in doublings(BASE, resolution)]
+def widths_of(resolution: int, width: int | Sequence[int], channel_max: int) -> list[int]:
+    """Channels from level 0 on: min(width · resolution / r, channel_max) for the map of r×r; or `width` says them all.
+
+    Raises:
+        ValueError: `width` is, or has, something else than positive whole numbers, or not one for each level.
+    """
+    sizes = doublings(BASE, resolution)
+    if isinstance(width, Sequence):
+        if len(width) != len(sizes):
+            raise ValueError(
+                f"width: expected one number, or {len(sizes)} for the maps of {sizes[0]}×{sizes[0]} to "
+                f"{resolution}×{resolution}, got {len(width)}"
+            )
+        for features in width:
+            check_positive(width=features)
+        return list(width)
+    check_positive(width=width)
+    return [min(width * resolution // size, channel_max) for size in sizes]
 
 
 def activated_conv(inputs: int, outputs: int, kernel_size: int = 3, *, up: int = 1, down: int = 1) -> EqualizedConv2d:
@@ -36,10 +53,10 @@ def activated_conv(inputs: int, outputs: int, kernel_size: int = 3, *, up: int =
     )
 
 
-def linear_conv(inputs: int, outputs: int, kernel_size: int = 3, *, up: int = 1) -> EqualizedConv2d:
+def linear_conv(inputs: int, outputs: int, kernel_size: int = 3, *, up: int = 1, bias: bool = False) -> EqualizedConv2d:
     """Likewise with nothing behind it, not even a bias: StyleGAN's, whose layers go on with noise."""
     return EqualizedConv2d(
-        inputs, outputs, kernel_size, bias=False, up=up, resample_filter=None if up == 1 else (1, 1), gain=HE_GAIN
+        inputs, outputs, kernel_size, bias=bias, up=up, resample_filter=None if up == 1 else (1, 1), gain=HE_GAIN
     )
 
 

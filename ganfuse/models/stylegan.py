@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ganfuse.models.checks import check_classes, check_positive, check_range, check_resolution
+from ganfuse.models.checks import check_choice, check_classes, check_positive, check_range, check_resolution
 from ganfuse.models.growing_game import GrowingGame
 from ganfuse.models.growth import Growth, batch_sizes_of
 from ganfuse.models.progressive_discriminator import Discriminator
 from ganfuse.models.registry import register_model
 from ganfuse.models.style_game import StyleGame
-from ganfuse.models.stylegan_networks import Generator
+from ganfuse.models.stylegan_networks import VARIANTS, Generator
 
 RESOLUTIONS = (8, 16, 32, 64, 128, 256, 512, 1024)
 #: Of the authors' code for 8 GPUs.
@@ -51,13 +51,15 @@ def stylegan(
     resolution: int = 1024,
     num_classes: int | None = None,
     channels: int = 3,
-    width: int | None = None,
+    width: int | Sequence[int] | None = None,
     channel_max: int = 512,
     latent_dim: int = 512,
     style_features: int = 512,
     mapping_layers: int = 8,
     mapping_lr_multiplier: float = 0.01,
     group_size: int | None = 4,
+    variant: str = "paper",
+    fromrgb_activation: bool = True,
     start: int = 8,
     stable_kimg: float = 600.0,
     fade_kimg: float = 600.0,
@@ -78,11 +80,14 @@ def stylegan(
         num_classes: None (or 0 or 1): unconditional, as in the paper. Classes are otherwise embedded for the mapping
             network, and the discriminator has a logit for each.
         channels: of the images.
-        width: channels at full resolution, doubled with every halving up to `channel_max`; 16384 / resolution if None.
+        width: channels at full resolution, doubled with every halving up to `channel_max`; or of all maps from 4×4 on;
+            16384 / resolution if None.
         channel_max: see above.
         latent_dim, style_features: sizes of z and w.
         mapping_layers, mapping_lr_multiplier: see `MappingNetwork`.
         group_size: of the minibatch standard deviation; None: the whole batch.
+        variant: "rosinality": details of style-based-gan-pytorch, see `Synthesis` and `Discriminator`.
+        fromrgb_activation: see `Discriminator`.
         start: resolution that is trained first.
         stable_kimg, fade_kimg: see `Growth`.
         batch_sizes: real images per batch from each resolution on, in place of the trainer's: "paper" is
@@ -103,12 +108,12 @@ def stylegan(
     width = max(1, 16384 // resolution) if width is None else width
     check_positive(
         channels=channels,
-        width=width,
         channel_max=channel_max,
         latent_dim=latent_dim,
         style_features=style_features,
         mapping_layers=mapping_layers,
     )
+    check_choice("variant", variant, VARIANTS)
     if group_size is not None:
         check_positive(group_size=group_size)
     check_range(1e-12, math.inf, mapping_lr_multiplier=mapping_lr_multiplier, lr=lr)
@@ -123,6 +128,7 @@ def stylegan(
         channels=channels,
         width=width,
         channel_max=channel_max,
+        variant=variant,
     )
     discriminator = Discriminator(
         resolution=resolution,
@@ -132,6 +138,8 @@ def stylegan(
         num_classes=classes,
         group_size=group_size,
         blur=True,
+        variant=variant,
+        fromrgb_activation=fromrgb_activation,
     )
     growth = Growth(
         resolution,

@@ -1,17 +1,24 @@
 """The synthesis network and the generator of StyleGAN (Karras et al. 2019, arXiv 1812.04948, figure 1b)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ganfuse.engine.layers import AdaIN2d, EqualizedConv2d, EqualizedLinear
+from ganfuse.models.checks import check_choice
 from ganfuse.models.growth import BASE, doubled, fade_in
 from ganfuse.models.mapping_network import MappingNetwork
 from ganfuse.models.progressive_layers import Blur, linear_conv, widths_of
 from ganfuse.models.style_generator import StyleGenerator
 
-__all__ = ["Generator", "Synthesis"]
+__all__ = ["VARIANTS", "Generator", "Synthesis"]
+
+#: Whose details: the paper's authors', or those of rosinality's style-based-gan-pytorch.
+VARIANTS = ("paper", "rosinality")
+#: ε of instance normalisation.
+_EPS = {"paper": 1e-8, "rosinality": 1e-5}
 
 
 class Epilogue(nn.Module):
@@ -21,19 +28,21 @@ class Epilogue(nn.Module):
         features: channels.
         style_features: of w.
         resolution: of the map, for the constant noise.
+        eps: of the normalisation.
+        bias: whether there is one here.
     """
 
     noise_const: Tensor
 
-    def __init__(self, features: int, style_features: int, resolution: int) -> None:
+    def __init__(self, features: int, style_features: int, resolution: int, *, eps: float, bias: bool) -> None:
         super().__init__()
         self.adain = AdaIN2d(
             features,
             style_features,
-            eps=1e-8,
+            eps=eps,
             linear=EqualizedLinear,
             noise=True,
-            prologue_bias=True,
+            prologue_bias=bias,
             prologue_activation="leaky_relu",
         )
         self.register_buffer("noise_const", torch.randn(1, 1, resolution, resolution))
@@ -53,21 +62,26 @@ class SynthesisBlock(nn.Module):
         outputs: channels that go out.
         style_features: of w.
         resolution: of the map that goes out.
+        variant: in "rosinality"'s, the bias of the first convolution comes before the blur, which weakens it at the
+            border, and the constant has none.
     """
 
-    def __init__(self, inputs: int, outputs: int, style_features: int, resolution: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, style_features: int, resolution: int, *, variant: str = "paper"
+    ) -> None:
         super().__init__()
+        early_bias = variant == "rosinality"
         self.const = nn.Parameter(torch.ones(outputs, BASE, BASE)) if inputs == 0 else None
-        self.conv0 = linear_conv(inputs, outputs, up=2) if inputs else None
+        self.conv0 = linear_conv(inputs, outputs, up=2, bias=early_bias) if inputs else None
         self.blur = Blur() if inputs else None
-        self.epilogue0 = Epilogue(outputs, style_features, resolution)
+        self.epilogue0 = Epilogue(outputs, style_features, resolution, eps=_EPS[variant], bias=not early_bias)
         self.conv1 = linear_conv(outputs, outputs)
-        self.epilogue1 = Epilogue(outputs, style_features, resolution)
+        self.epilogue1 = Epilogue(outputs, style_features, resolution, eps=_EPS[variant], bias=True)
 
     def forward(self, x: Tensor | None, ws: Tensor, noise_mode: str) -> Tensor:
         """(B, inputs, H/2, W/2) and ws (B, 2, style_features) → (B, outputs, H, W)."""
         if self.const is not None:
-            x = self.const.expand(len(ws), -1, -1, -1)
+            x = self.const.expand(ws.shape[0], -1, -1, -1)
         else:
             assert self.conv0 is not None
             assert self.blur is not None
@@ -83,18 +97,29 @@ class Synthesis(nn.Module):
     Args:
         resolution: of the last level, a power of two.
         channels: of the images.
-        width: channels of the largest map; they double with every halving up to `channel_max`.
+        width: channels of the largest map; they double with every halving up to `channel_max`. Or those of all maps
+            from 4×4 on.
         style_features: of w.
+        variant: one of `VARIANTS`, see `SynthesisBlock`; the ε of instance normalisation is 1e-8 in the paper's code,
+            1e-5 in rosinality's.
     """
 
     def __init__(
-        self, *, resolution: int, channels: int = 3, width: int = 16, channel_max: int = 512, style_features: int = 512
+        self,
+        *,
+        resolution: int,
+        channels: int = 3,
+        width: int | Sequence[int] = 16,
+        channel_max: int = 512,
+        style_features: int = 512,
+        variant: str = "paper",
     ) -> None:
         super().__init__()
+        check_choice("variant", variant, VARIANTS)
         widths = widths_of(resolution, width, channel_max)
         self.style_features = style_features
         self.blocks = nn.ModuleList(
-            SynthesisBlock(inputs, outputs, style_features, BASE << level)
+            SynthesisBlock(inputs, outputs, style_features, BASE << level, variant=variant)
             for level, (inputs, outputs) in enumerate(zip([0, *widths], widths))
         )
         # By level.
@@ -140,8 +165,9 @@ class Generator(StyleGenerator):
         mapping_layers: int = 8,
         mapping_lr_multiplier: float = 0.01,
         channels: int = 3,
-        width: int = 16,
+        width: int | Sequence[int] = 16,
         channel_max: int = 512,
+        variant: str = "paper",
     ) -> None:
         mapping = MappingNetwork(
             latent_dim,
@@ -158,6 +184,7 @@ class Generator(StyleGenerator):
             width=width,
             channel_max=channel_max,
             style_features=style_features,
+            variant=variant,
         )
         super().__init__(mapping, synthesis)
 
