@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ganfuse.interop.network import Network, Source, fill
 from ganfuse.interop.reading import ignore, read_file, tensors_of
@@ -45,8 +45,8 @@ def load(
     Args:
         source: one of `sources()`.
         checkpoint: a file, or what it holds: the state dict of one network, or a dict of several.
-        part: "generator" or "discriminator", or the network's own name where a file holds several. None: whatever a
-            file of one network holds.
+        part: "generator" or "discriminator", or the network's own name where a file holds several. None: what a file of
+            one network holds; of a network and its average, the average.
         config: what the tensors' shapes leave open; see ``source_info(source).keywords``.
 
     Raises:
@@ -76,19 +76,34 @@ def read_network(
     found = checkpoint if isinstance(checkpoint, Mapping) else read_file(checkpoint)
     reader = import_module(f"ganfuse.interop.{info.home}")
     held = held_networks(found, info)
+    beside: dict[str, Tensor] = {}
     if held:
-        # The average of a generator comes after the generator itself.
-        matching = [name for name in held if part in (name, info.places[name])]
-        if not matching:
-            names = ", ".join(map(repr, held))
-            if part is None:
-                raise ValueError(f"part: this file holds several networks, {names}; say which")
-            raise ValueError(f"part: the file holds {names}, got {part!r}")
-        part = matching[-1]
+        part = _chosen(held, part, info)
+        own = [name for name, place in info.companions.items() if place == info.places[part]]
+        beside = {name: found[name] for name in own if isinstance(found.get(name), Tensor)}
         found = found[part]
     tensors = ignore(tensors_of(found, info), info)
-    network: Network = reader.read(tensors, part, dict(config))
+    tensors |= beside
+    try:
+        network: Network = reader.read(tensors, part, dict(config))
+    except (IndexError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"checkpoint: the tensors have names or shapes that are of no network of {source} ({error})"
+        ) from error
     return network
+
+
+def _chosen(held: list[str], part: str | None, info: Source) -> str:
+    """Which of the networks in a file is meant: by its own name, or else by its kind."""
+    names = ", ".join(map(repr, held))
+    if part is None:
+        if len({info.places[name] for name in held}) > 1:
+            raise ValueError(f"part: this file holds several networks, {names}; say which")
+        return held[-1]
+    matching = [part] if part in held else [name for name in held if info.places[name] == part]
+    if not matching:
+        raise ValueError(f"part: the file holds {names}, got {part!r}")
+    return matching[-1]
 
 
 def held_networks(found: Mapping[str, Any], info: Source) -> list[str]:

@@ -40,11 +40,13 @@ class Ignored:
         pattern: a regular expression of their whole names.
         reason: why the network does not need them.
         beside: only where the checkpoint has a tensor of this name.
+        compared: the reader itself leaves them out, after it has made sure that `reason` holds.
     """
 
     pattern: str
     reason: str
     beside: str | None = None
+    compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ class Source:
         parts: names of the networks, for the argument `part`.
         home: the module that reads it, which has a function ``read(tensors, part, config)``.
         ignored: what is left out, and why.
-        places: where the networks of a file that holds several by name belong in the model.
+        places: where the networks of a file that holds several by name belong in the model. Of two for one place the
+            latter is the average of the former.
+        companions: tensors that a file of several networks has beside them, and to which of `places` they belong.
         keywords: of `ganfuse.interop.load`, for what the tensors' shapes leave open, and what they mean.
     """
 
@@ -67,6 +71,7 @@ class Source:
     home: str
     ignored: tuple[Ignored, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict)
+    companions: Mapping[str, str] = field(default_factory=dict)
     keywords: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ganfuse.interop.network import Source
+from ganfuse.interop.stand_ins import STAND_INS
 from ganfuse.interop.unpickling import read_pickle
 
 __all__ = ["ignore", "prefixed", "read_file", "renamed", "tensors_of"]
@@ -33,7 +34,8 @@ def read_file(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         found = read_pickle(file)
     else:
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(STAND_INS):
+                found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged zip or a refused pickle makes the reader raise
             # Without PyTorch's own text, which advises to load untrusted files with weights_only=False.
             detail = re.search(r"(Unsupported global: GLOBAL [\w.]+)", str(error))
@@ -69,7 +71,11 @@ def tensors_of(found: Mapping[str, Any], source: Source) -> dict[str, Tensor]:
 
 def ignore(tensors: Mapping[str, Tensor], source: Source) -> dict[str, Tensor]:
     """Without what is on the source's list."""
-    patterns = [re.compile(i.pattern) for i in source.ignored if i.beside is None or i.beside in tensors]
+    patterns = [
+        re.compile(entry.pattern)
+        for entry in source.ignored
+        if not entry.compared and (entry.beside is None or entry.beside in tensors)
+    ]
     return {key: value for key, value in tensors.items() if not any(p.fullmatch(key) for p in patterns)}
 
 

@@ -46,6 +46,14 @@ _LIST = (
         keywords={"truncation": "whose tabulated statistics of batch normalisation to take, in (0, 1]; default 0.4"},
     ),
     Source(
+        "progan",
+        "pytorch_GAN_zoo (Facebook Research): ProGAN",
+        (*_PLAYERS, "netG", "avgG", "netD"),
+        "progan",
+        places={"netG": "generator", "avgG": "generator", "netD": "discriminator"},
+        keywords={"equalized": "whether weights are scaled when they are used (equalizedlR there); default True"},
+    ),
+    Source(
         "sagan",
         "Self-Attention-GAN (heykeetae): convolutional networks with two attention layers, 64 px",
         _PLAYERS,
@@ -53,13 +61,56 @@ _LIST = (
         (_COUNT,),
     ),
     Source(
+        "studiogan",
+        "PyTorch-StudioGAN: BigGAN (big_resnet) and BigGAN-deep (big_resnet_deep_legacy, big_resnet_deep_studiogan)",
+        _PLAYERS,
+        "studiogan",
+        (_COUNT,),
+    ),
+    Source(
+        "stylegan1-rosinality",
+        "style-based-gan-pytorch (rosinality): StyleGAN",
+        (*_PLAYERS, "g_running"),
+        "stylegan1_rosinality",
+        (
+            Ignored(
+                r"(generator\.)?progression\.\d+\.conv[12]\.\d\.weight(_flip)?",
+                "the blur's filter, in a copy for each channel",
+                compared=True,
+            ),
+            Ignored(
+                r"(generator\.)?(progression|to_rgb|from_rgb)\.\d+\..*",
+                "of levels above `resolution`, which training has not reached",
+                compared=True,
+            ),
+        ),
+        places={"generator": "generator", "g_running": "generator", "discriminator": "discriminator"},
+        keywords={
+            "resolution": "that training has reached; default: the largest whose biases are not all zero, as they "
+            "begin",
+        },
+    ),
+    Source(
         "stylegan2-ada",
         "stylegan2-ada-pytorch, and StyleGAN2 as stylegan3 saves it: state dicts and NVIDIA's pickles",
         (*_PLAYERS, "G", "G_ema", "D"),
         "stylegan2_ada",
+        (Ignored(r"(.*\.)?resample_filter", "the filter of the taps 1, 3, 3, 1", compared=True),),
         places={"G": "generator", "G_ema": "generator", "D": "discriminator"},
         keywords={
             "conv_clamp": "limit of every convolution's result, None for none; default 256, as in its configurations",
+            "group_size": "of the discriminator's minibatch standard deviation, None for the whole batch; default 4",
+        },
+    ),
+    Source(
+        "stylegan2-rosinality",
+        "stylegan2-pytorch (rosinality): StyleGAN2, trained by it and converted from NVIDIA's",
+        (*_PLAYERS, "g", "g_ema", "d"),
+        "stylegan2_rosinality",
+        (Ignored(r".*\.kernel", "the filter of the taps 1, 3, 3, 1", compared=True),),
+        places={"g": "generator", "g_ema": "generator", "d": "discriminator"},
+        companions={"latent_avg": "generator"},
+        keywords={
             "group_size": "of the discriminator's minibatch standard deviation, None for the whole batch; default 4",
         },
     ),

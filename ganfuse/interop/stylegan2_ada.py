@@ -4,17 +4,16 @@ Our parameters have its names, but that blocks are numbered. Every layer there k
 ours only where it is used; all must be the one that the networks are made with.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganfuse.interop.network import Network, require_part
 from ganfuse.interop.reading import renamed
 from ganfuse.interop.residual_layouts import indices, shape_of
 from ganfuse.interop.source_list import SOURCES
+from ganfuse.interop.styles import check_filters, kept_buffers
 from ganfuse.kernels import setup_filter
 from ganfuse.models.stylegan2_discriminator import Discriminator
 from ganfuse.models.stylegan2_generator import Generator
@@ -34,8 +33,7 @@ def read(tensors: dict[str, Tensor], part: str | None, config: Mapping[str, Any]
     generator = "synthesis.b4.const" in tensors
     kind = SOURCES[_NAME].places.get(part or "", part)
     require_part(kind, "generator" if generator else "discriminator", _NAME)
-    _check_filters(tensors)
-    tensors = {key: value for key, value in tensors.items() if not key.endswith("resample_filter")}
+    tensors = check_filters(tensors, r"(.*\.)?resample_filter", setup_filter([1, 3, 3, 1]), "1, 3, 3, 1")
     return _generator(tensors, config) if generator else _discriminator(tensors, config)
 
 
@@ -63,7 +61,7 @@ def _generator(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> Network
     else:
         architecture = "skip" if "synthesis.blocks.0.torgb.weight" in named else "orig"
     module = Generator(architecture=architecture, **own)
-    named.update(_kept(module, named))
+    named.update(kept_buffers(module, named))
     return Network(module, named, "stylegan2", "generator", {**own, "generator_architecture": architecture})
 
 
@@ -90,7 +88,7 @@ def _discriminator(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> Net
     if "mapping.embed.weight" in named:
         own.update(num_classes=_mapping(named)[1], mapping_layers=len(indices(named, r"mapping\.fc(\d+)\.")))
     module = Discriminator(architecture=architecture, **own)
-    named.update(_kept(module, named))
+    named.update(kept_buffers(module, named))
     return Network(module, named, "stylegan2", "discriminator", {**own, "discriminator_architecture": architecture})
 
 
@@ -98,16 +96,3 @@ def _mapping(tensors: Mapping[str, Tensor]) -> tuple[int, int | None]:
     """Size of w, and the number of classes."""
     style = shape_of(tensors, "mapping.fc0.weight")[0]
     return style, shape_of(tensors, "mapping.embed.weight")[1] if "mapping.embed.weight" in tensors else None
-
-
-def _check_filters(tensors: Mapping[str, Tensor]) -> None:
-    expected = setup_filter([1, 3, 3, 1])
-    for key, value in tensors.items():
-        if key.endswith("resample_filter") and (value.shape != expected.shape or not torch.allclose(value, expected)):
-            raise ValueError(f"checkpoint: {key} is another filter than that of the taps 1, 3, 3, 1")
-
-
-def _kept(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our own buffers that have no part in the result: filters, which were compared, and sums of an average."""
-    ours = re.compile(r".*(resample_filter|w_avg\._sum|w_avg\._count)")
-    return {key: value for key, value in module.state_dict().items() if ours.fullmatch(key) and key not in tensors}

@@ -162,8 +162,8 @@ def test_all_six_at_once():
 
 def test_arguments():
     file = {"genA2B": generators_state(generator_layout(4))}
-    with pytest.raises(ValueError, match="part: this file holds several networks, 'genA2B'; say which"):
-        load(SOURCE, file)
+    with pytest.raises(ValueError, match="part: this file holds several networks, 'genA2B', 'genB2A'; say which"):
+        load(SOURCE, {**file, "genB2A": file["genA2B"]})
     with pytest.raises(ValueError, match="part: the file holds 'genA2B', got 'genB2A'"):
         load(SOURCE, file, "genB2A")
     with pytest.raises(ValueError, match="part: expected 'generator'"):
