@@ -49,14 +49,16 @@ def make_game(config: Mapping[str, Any]) -> TranslationGame:
 def state_bytes(config: Mapping[str, Any]) -> dict[str, int]:
     """Of one variant: the tensors' own bytes, and what the process holds at each stage and at most.
 
-    Every player gets gradients and makes a step, as after a backward pass; no image is translated.
+    Every player gets gradients and makes a step, as after a backward pass, in the order of the turns: the generators
+    come last, when all other moments are there. No image is translated.
     """
     before = resident("VmRSS")
     game = make_game(config)
     found = {"weights": sum(map(_bytes, game.parameters())), "gradients": 0, "moments": 0}
     found["resident_weights"] = resident("VmRSS") - before
     optimizers = []
-    for player in game.players():
+    players = {player.name: player for player in game.players()}
+    for player in (players[name] for turn in game.turns() for name in turn.players):
         parameters = player.parameters(game)
         optimizers.append(player.optimizer(player.parameter_groups(game)))
         for parameter in parameters:
