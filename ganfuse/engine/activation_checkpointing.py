@@ -7,7 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["checkpoint_activations"]
+__all__ = ["blocks_of", "checkpoint_activations"]
+
+
+def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The elements of the model's `nn.ModuleList`s that have parameters, by name; of nested ones the outermost."""
+    blocks = {
+        f"{name}.{index}" if name else index: block
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        for index, block in module.named_children()
+        if any(True for _ in block.parameters())
+    }
+    return {name: block for name, block in blocks.items() if not any(name.startswith(f"{other}.") for other in blocks)}
 
 
 def checkpoint_activations(model: nn.Module) -> list[str]:
@@ -27,24 +39,15 @@ def checkpoint_activations(model: nn.Module) -> list[str]:
     Raises:
         ValueError: the model has no blocks.
     """
-    blocks = {
-        f"{name}.{index}" if name else index: block
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        for index, block in module.named_children()
-        if any(True for _ in block.parameters())
-    }
-    outermost = {
-        name: block for name, block in blocks.items() if not any(name.startswith(f"{other}.") for other in blocks)
-    }
-    if not outermost:
+    blocks = blocks_of(model)
+    if not blocks:
         raise ValueError(
             f"activation_checkpointing: {type(model).__name__} has no blocks (elements of an nn.ModuleList)"
         )
-    for block in outermost.values():
+    for block in blocks.values():
         if not isinstance(block.forward, _Checkpointed):
             block.forward = _Checkpointed(block, block.forward)
-    return list(outermost)
+    return list(blocks)
 
 
 class _Checkpointed:

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganfuse.engine.sharded_tensors import shard_like
+
 __all__ = [
     "Checkpoint",
     "CheckpointError",
@@ -181,7 +183,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str)
             problems.append(f"{label}: {', '.join(keys[:3])}{more}")
     if problems:
         raise CheckpointError(f"{what}: the weights do not fit; {'; '.join(problems)}")
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict({key: shard_like(tensor, own[key]) for key, tensor in tensors.items()})
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

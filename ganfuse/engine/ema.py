@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ganfuse.engine.game import EMATarget
+from ganfuse.engine.sharded_tensors import own_part
 
 __all__ = ["EMA", "averaged_weights", "detached_copy"]
 
@@ -84,8 +85,8 @@ class EMA:
             batch_size: images since the last update; likewise.
         """
         self.updates += 1
-        averages = [p.data for p in self.module.parameters()]
-        values = [p.data for p in module.parameters()]
+        averages = [own_part(p.data) for p in self.module.parameters()]
+        values = [own_part(p.data) for p in module.parameters()]
         if averages:
             torch._foreach_lerp_(averages, values, 1.0 - self.current_decay(images, batch_size))
         buffers = list(self.module.buffers())

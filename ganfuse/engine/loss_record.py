@@ -1,11 +1,13 @@
 """The latest losses of every turn, and the watch for losses that are not finite."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from ganfuse.engine.sharded_tensors import is_sharded, own_part
 
 __all__ = [
     "LossRecord",
@@ -70,9 +72,14 @@ class LossRecord:
         latest: the newest known value of each entry.
         checkpoint: the newest checkpoint, for the message of errors.
         skipped: how many steps of an optimiser were left out since they were not finite.
+
+    Args:
+        device: of the losses.
+        largest: the largest of a scalar in all processes; asked where gradients are sharded over them.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, largest: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._largest = largest
         self.latest: dict[str, float] = {}
         self.checkpoint: Path | None = None
         self.skipped = 0
@@ -107,8 +114,7 @@ class LossRecord:
         scalars = {key: value.detach().reshape(()) for key, value in values.items()}
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None] if judge else []
         if gradients:
-            # The largest magnitude is finite exactly where all are, and NaN where one is.
-            scalars[_PEAK] = torch.stack(torch._foreach_norm(gradients, math.inf)).amax()
+            scalars[_PEAK] = _largest_magnitude(gradients, self._largest)
         if skip and judge:
             kept = [value for key, value in scalars.items() if _must_be_finite(key)]
             if not bool(torch.isfinite(torch.stack([value.float() for value in kept])).all()):
@@ -156,13 +162,46 @@ def _must_be_finite(key: str) -> bool:
     return key in ("loss", _PEAK) or key.startswith("loss/")
 
 
-def require_finite_weights(game: nn.Module, step: int, checkpoint: Path | None) -> None:
-    """Raises NonFiniteWeightError if a parameter or buffer is NaN or infinite. One synchronisation for all."""
+def _largest_magnitude(tensors: Sequence[Tensor], largest: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Finite exactly where all numbers are; NaN or infinite where one is, in any process that has a part of them."""
+    sharded = any(map(is_sharded, tensors))
+    parts = [own_part(tensor) for tensor in tensors]
+    peaks = _peaks([part for part in parts if part.numel()])
+    peak = torch.stack(peaks).amax() if peaks else parts[0].new_zeros(())
+    return largest(peak) if sharded and largest is not None else peak
+
+
+def _peaks(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """max |x| of each, NaN where there is one."""
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        return list(torch._foreach_norm(tensors, math.inf))
+    # On a CPU PyTorch's maximum norm takes sixteen times as long, 3 % of a step of CycleGAN.
+    extremes = [torch.aminmax(_in_order_of_memory(tensor)) for tensor in tensors]
+    return [torch.maximum(high, -low) for low, high in extremes]
+
+
+def _in_order_of_memory(tensor: Tensor) -> Tensor:
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor.permute(0, 2, 3, 1) if last else tensor
+
+
+def require_finite_weights(
+    game: nn.Module, step: int, checkpoint: Path | None, largest: Callable[[Tensor], Tensor] | None = None
+) -> None:
+    """Raises NonFiniteWeightError if a parameter or buffer is NaN or infinite. One synchronisation for all.
+
+    `largest`: of each number in all processes; given where weights are sharded over them.
+    """
     tensors = {key: value for key, value in game.state_dict().items() if value.is_floating_point() and value.numel()}
     if not tensors:
         return
     # max |w| is finite exactly where all are (a norm could overflow), and NaN where one is.
-    peaks = torch.stack([value.detach().abs().amax().double().cpu() for value in tensors.values()])
+    parts = [own_part(value.detach()) for value in tensors.values()]
+    peaks = torch.stack(
+        [part.abs().amax().double().cpu() if part.numel() else torch.zeros(()).double() for part in parts]
+    )
+    if largest is not None:
+        peaks = largest(peaks)
     bad = (~torch.isfinite(peaks)).nonzero().flatten().tolist()
     if bad:
         raise NonFiniteWeightError(list(tensors)[bad[0]], step, checkpoint)

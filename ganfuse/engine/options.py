@@ -53,6 +53,9 @@ class TrainerOptions(StabilityOptions):
             rest again: less memory, about a third more time.
         shard_optimizer: in a distributed run, each process keeps the optimiser's state of a part of the parameters and
             updates those (ZeRO-1, Rajbhandari et al. 2020, arXiv 1910.02054).
+        shard_networks: names of modules of the game whose parameters, gradients, averages and optimiser's state are
+            spread over the processes (`fully_shard`, ZeRO-3), such as "generator" or ["generator", "discriminator"].
+            Not for networks that a turn with a gradient penalty moves.
         flip: mirror real images left to right at random.
         checkpoint_every: steps between checkpoints; 0 saves only at the end. There is always one at the end.
         sample_every: steps between sample grids; 0 draws one only at the end.
@@ -90,6 +93,7 @@ class TrainerOptions(StabilityOptions):
     cuda_graphs: bool = False
     activation_checkpointing: bool = False
     shard_optimizer: bool = False
+    shard_networks: Sequence[str] = ()
     flip: bool = False
     checkpoint_every: int = 1000
     sample_every: int = 500
@@ -155,9 +159,27 @@ class TrainerOptions(StabilityOptions):
         counts = self.accumulation if isinstance(self.accumulation, Mapping) else {"": self.accumulation}
         for name, count in counts.items():
             _require_int(f"accumulation{f' of {name}' if name else ''}", count, 1)
-
+        object.__setattr__(self, "shard_networks", _names("shard_networks", self.shard_networks))
+        self._check_sharding()
         if self.cuda_graphs and (self.precision == "fp16" or max(counts.values()) > 1):
             raise ValueError("cuda_graphs: cannot be combined with precision='fp16' or accumulation")
+
+    def _check_sharding(self) -> None:
+        if not self.shard_networks:
+            return
+        excluded = {
+            "shard_optimizer": self.shard_optimizer,
+            "compile": self.compile,
+            "cuda_graphs": self.cuda_graphs,
+            "channels_last": self.channels_last,
+            "precision='fp16'": self.precision == "fp16",
+            "clamp_singular_values": self.clamp_singular_values is not None,
+            "clamp_singular_values_ratio": self.clamp_singular_values_ratio is not None,
+            "orthogonal_beta": bool(self.orthogonal_beta),
+        }
+        found = [name for name, given in excluded.items() if given]
+        if found:
+            raise ValueError(f"shard_networks: cannot be combined with {', '.join(found)}")
 
     def accumulation_of(self, turn: Turn) -> int:
         """Into how many micro-batches a turn's batch is cut."""
@@ -180,6 +202,13 @@ class TrainerOptions(StabilityOptions):
 def _require_int(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
+def _names(option: str, value: object) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{option}: expected a name or a list of names, got {value!r}")
+    return tuple(dict.fromkeys(names))
 
 
 def option_names() -> list[str]:

@@ -1,5 +1,6 @@
 """The processes of a distributed run (started by `torchrun`), or the single one of any other."""
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from ganfuse.engine.layers import BatchNormAct2d, ConditionalBatchNorm2d
 from ganfuse.engine.moving_average import MovingAverage
 from ganfuse.engine.noise import Shard
 from ganfuse.engine.rendezvous import rendezvous
+from ganfuse.engine.sharded_tensors import is_sharded
 
 __all__ = ["Processes", "synchronise_statistics"]
 
@@ -82,7 +84,8 @@ class Processes:
             return
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for parameter in parameters:
-            if parameter.grad is not None:
+            # Sharded networks average theirs themselves.
+            if parameter.grad is not None and not is_sharded(parameter.grad):
                 by_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
         for gradients in by_type.values():
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
@@ -98,6 +101,14 @@ class Processes:
         stacked = torch.stack([value.detach().reshape(()).double() for value in values.values()])
         dist.all_reduce(stacked)
         return dict(zip(values, stacked / self.count))
+
+    def largest(self, value: Tensor) -> Tensor:
+        """The largest of each number in all processes; infinite where one of them is NaN."""
+        if self.count > 1:
+            # What a maximum makes of NaN differs between libraries.
+            value = value.detach().nan_to_num(nan=math.inf, posinf=math.inf)
+            dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
 
     def first_set(self, flags: Sequence[bool], device: torch.device) -> int | None:
         """The index of the first flag that is set in any process; None if none is."""

@@ -15,6 +15,7 @@ from ganfuse.engine.checkpoint import (
     save_checkpoint,
 )
 from ganfuse.engine.run_config import require_same_run
+from ganfuse.engine.sharded_optimizer import gathered
 
 if TYPE_CHECKING:
     from ganfuse.engine.trainer import Trainer
@@ -38,6 +39,7 @@ def save_run_state(trainer: "Trainer") -> Path:
     extra = [key for key, value in weights.items() if not isinstance(value, Tensor)]
     if extra:
         raise CheckpointError(f"{extra[0]}: only tensors can be saved; keep other state in buffers")
+    weights = {key: gathered(value, trainer.processes) for key, value in weights.items()}
     state = {
         "step": trainer.step,
         "seconds": trainer.seconds,

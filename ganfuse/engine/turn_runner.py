@@ -9,12 +9,19 @@ from torch import Tensor, nn
 
 from ganfuse.engine.checkpoint import CheckpointError
 from ganfuse.engine.game import Batch, Game, Player, Turn
+from ganfuse.engine.layers.spectral_norm import power_vectors
 from ganfuse.engine.loss_record import LossRecord
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.precision import Precision
 from ganfuse.engine.processes import Processes
 from ganfuse.engine.schedules import Progress
-from ganfuse.engine.sharded_optimizer import complete_state, sharded_optimizer
+from ganfuse.engine.sharded_optimizer import (
+    complete_state,
+    load_complete_state,
+    sharded_optimizer,
+    step_one_by_one_where_mixed,
+)
+from ganfuse.engine.sharded_tensors import is_sharded
 from ganfuse.engine.turn_graphs import TurnGraph, Work
 
 __all__ = ["TurnRunner"]
@@ -62,18 +69,25 @@ class TurnRunner:
         self._skip_nonfinite = skip_nonfinite
         self._cuda_graphs = cuda_graphs
         self._turn_graphs: dict[tuple[str, torch.Size], TurnGraph] = {}
+        self._shard_optimizer = shard_optimizer and self._processes.count > 1
         self._players: dict[str, Player] = {}
         self._owned: dict[str, list[nn.Parameter]] = {}
-        for player in game.players():
-            self._owned[player.name] = _parameters(game, player, taken=self._owned)
-            self._players[player.name] = player
-            sharded = shard_optimizer and self._processes.count > 1
-            self.optimizers[player.name] = _optimizer(game, player, sharded=sharded)
+        self._frozen: dict[str, list[nn.Parameter]] = {}
         if not self.turns:
             raise ValueError("turns: the game has none")
-        self._frozen = {turn.name: _parameters_of_others(game, turn, self._owned) for turn in self.turns}
+        self.take_parameters()
         if len(self._frozen) != len(self.turns):
             raise ValueError(f"turns: names must differ, got {', '.join(turn.name for turn in self.turns)}")
+
+    def take_parameters(self) -> None:
+        """Makes the optimisers, for the parameters that the game has now: sharding has replaced them by others."""
+        self._owned.clear()
+        for player in self._game.players():
+            self._owned[player.name] = _parameters(self._game, player, taken=self._owned)
+            self._players[player.name] = player
+            self.optimizers[player.name] = optimizer = _optimizer(self._game, player, sharded=self._shard_optimizer)
+            step_one_by_one_where_mixed(optimizer)
+        self._frozen = {turn.name: _parameters_of_others(self._game, turn, self._owned) for turn in self.turns}
 
     def play(self, turn: Turn, parts: Parts, step: int) -> None:
         """Moves the turn's players once, on the mean of the gradients of the micro-batches.
@@ -89,11 +103,16 @@ class TurnRunner:
             ValueError: the loss is missing, not a scalar, or does not require grad.
         """
         scaler = self._precision.scaler(turn.name)
+        reported: list[Mapping[str, Tensor]] = []
+        # Each micro-batch is seen with the spectral norms that the whole batch would have been seen with.
+        vectors = power_vectors(self._game) if len(parts) > 1 else []
+        before = [vector.clone() for vector in vectors]
         with self._others_frozen(turn):
-            reported = [
-                self._work(turn, batch.images.shape, len(parts), scaler)(batch, make_noise())
-                for batch, make_noise in parts
-            ]
+            for batch, make_noise in parts:
+                if reported and vectors:
+                    torch._foreach_copy_(vectors, before)
+                work = self._work(turn, batch.images.shape, len(parts), scaler)
+                reported.append(work(batch, make_noise()))
         self._finish(turn, _mean(reported), scaler, step)
 
     def schedule(self, progress: Progress) -> None:
@@ -137,7 +156,7 @@ class TurnRunner:
             raise CheckpointError(f"optimisers: the file has {sorted(players)}, the game {sorted(self.optimizers)}")
         for name, optimizer in self.optimizers.items():
             try:
-                optimizer.load_state_dict(players[name])
+                load_complete_state(optimizer, players[name])
             except (ValueError, KeyError) as error:
                 raise CheckpointError(f"optimisers: the state of player {name!r} does not fit ({error})") from error
         self._precision.load_state_dict(state["scaling"])
@@ -171,6 +190,11 @@ class TurnRunner:
             scaled = scaled if scaler is None else scaler.scale(scaled)
             # With losses of their own, players move along the gradient of theirs alone.
             inputs = self._owned[player] if player else None
+            if inputs is not None and any(map(is_sharded, inputs)):
+                raise ValueError(
+                    f"shard_networks: {player!r} has a loss of its own in a turn of several players, whose gradients "
+                    "sharded parameters cannot tell apart; leave its networks whole"
+                )
             torch.autograd.backward(scaled, inputs=inputs, retain_graph=remaining > 0)
 
     def _finish(self, turn: Turn, values: Mapping[str, Tensor], scaler: Any, step: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from ganfuse import fuse_spectral_norms, spectral_norm
 from ganfuse.engine import (
     Adam,
     EMATarget,
@@ -185,6 +186,23 @@ def test_micro_batches_change_nothing(tmp_path, accumulation):
     torch.testing.assert_close(weights_of(split.game), weights_of(straight.game), rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(lines(tmp_path / "split"), lines(tmp_path / "straight")):
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "normalise", [spectral_norm, nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm, "fused"]
+)
+def test_micro_batches_see_the_spectral_norms_of_the_whole_batch(tmp_path, normalise):
+    def game():
+        game = double_game(discriminator_steps=2, r1_gamma=0.1)
+        for network in (game.generator, game.discriminator):
+            (spectral_norm if normalise == "fused" else normalise)(network.layer)
+            if normalise == "fused":
+                fuse_spectral_norms(network)
+        return game
+
+    straight = train(game(), tmp_path / "straight")
+    split = train(game(), tmp_path / "split", accumulation=4)
+    torch.testing.assert_close(split.game.state_dict(), straight.game.state_dict(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("feature", [{"prefetch": True}, {"channels_last": True}, {"workers": 1, "prefetch": True}])

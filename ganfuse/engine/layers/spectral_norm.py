@@ -256,6 +256,16 @@ def spectral_hooks(module: nn.Module) -> Iterator[PowerMethod]:
             yield hook
 
 
+def power_vectors(model: nn.Module) -> list[Tensor]:
+    """The vectors u and v of all spectral norms in `model`, those of PyTorch's own included: buffers, not copies."""
+    vectors: dict[Tensor, None] = {}
+    for module in model.modules():
+        if normalised_by_torch(module) or any(True for _ in spectral_hooks(module)):
+            named = module.named_buffers(recurse=False)
+            vectors.update((buffer, None) for name, buffer in named if name.endswith(("_u", "_v")))
+    return list(vectors)
+
+
 def remove_hooks(module: nn.Module, owner: object) -> None:
     """Remove `owner` and its methods from the forward hooks of `module` (handles do not survive copying)."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
