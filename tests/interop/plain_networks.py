@@ -24,7 +24,7 @@ def drawn(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> State:
         state[key] = value
     for key in state:
         layer = key.removesuffix(".weight_orig")
-        if layer != key:
+        if layer != key and f"{layer}.weight_u" in state:
             # On the way to the largest singular value: far from it, σ would be next to nothing.
             matrix = state[key].flatten(1)
             state[f"{layer}.weight_u"] = F.normalize(matrix @ (matrix.T @ state[f"{layer}.weight_u"]), dim=0)

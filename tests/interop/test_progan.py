@@ -53,10 +53,7 @@ class Plain:
 
     def layer(self, x, name):
         weight, bias = (self.state[f"{name}.module.{part}"] for part in ("weight", "bias"))
-        if weight.dim() == 2:
-            y = x @ weight.T + bias
-        else:
-            y = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        y = x @ weight.T + bias if weight.dim() == 2 else F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
         return y * math.sqrt(2 / weight[0].numel()) if self.equalized else y
 
     def act(self, x, name):
