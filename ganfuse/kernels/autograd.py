@@ -167,7 +167,8 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
             needs = gradients_wanted(ctx, inputs, ctx.needs_input_grad[1:], op.are_weights(inputs))
             if not any(needs):
                 return (None,) * (1 + n)
-            gradients = Backward.apply(ctx.attributes, needs, grad, *saved)
+            run: Any = Backward.apply if _is_recorded() else Backward.forward
+            gradients = run(ctx.attributes, needs, grad, *saved)
             return (None, *gradients[:n])
 
     class Backward(PositionalFunction):
@@ -199,7 +200,8 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
             if not any(needs):
                 return nothing
             filled = tuple(_filled(c, x) for c, x in zip(cotangents[:n], saved))
-            gradients = DoubleBackward.apply(ctx.attributes, needs, *filled, grad, *saved)
+            run: Any = DoubleBackward.apply if _is_recorded() else DoubleBackward.forward
+            gradients = run(ctx.attributes, needs, *filled, grad, *saved)
             return (None, None, *gradients, *nothing[3 + n :])
 
     class DoubleBackward(PositionalFunction):
@@ -225,6 +227,11 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
     for level, function in enumerate((Forward, Backward, DoubleBackward)):
         function.__name__ = function.__qualname__ = f"{op.name}_{('forward', 'backward', 'double_backward')[level]}"
     return Forward, Backward, DoubleBackward
+
+
+def _is_recorded() -> bool:
+    """Whether what a backward does is itself to be differentiated: a Function costs more than a call."""
+    return torch.is_grad_enabled() or functorch_is_active()
 
 
 def _filled(cotangent: Tensor | None, x: Tensor | None) -> Tensor | None:
