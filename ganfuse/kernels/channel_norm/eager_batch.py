@@ -13,8 +13,12 @@ from ganfuse.kernels.channel_norm import eager_maps
 from ganfuse.kernels.channel_norm.activations import activate_, times_slope
 from ganfuse.kernels.channel_norm.algebra import reduce_to
 from ganfuse.kernels.channel_norm.allocation import Attributes, is_noisy
-from ganfuse.kernels.channel_norm.eager_maps import affine_map, channel_sums, per_row, row_sums
+from ganfuse.kernels.channel_norm.eager_maps import affine_map, channel_sums, is_near, per_row, row_sums
 from ganfuse.kernels.layout import is_channels_last
+
+_aten = torch.ops.aten
+# Means of so many standard deviations at most leave x its digits where it is not centred first.
+_NEAR = 2.0
 
 
 def takes(attributes: Attributes, inputs: Tensors) -> bool:
@@ -31,24 +35,36 @@ def _slope(gain: Tensor | None, rstd: Tensor) -> Tensor:
     return rstd if gain is None else gain.to(rstd.dtype) * rstd
 
 
+def _statistics(x: Tensor, channels_last: bool, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(d, shift, mean, variance, rstd) of the channels; d is x less a constant per channel, and shift d's mean."""
+    if channels_last:
+        # PyTorch's own are as good as ours near zero, and faster where channels are innermost.
+        mean, var = _aten.batch_norm_update_stats(x, None, None, 0.0)
+        rstd = (var + eps).rsqrt_()
+        if is_near(mean, rstd, _NEAR):
+            return x, mean, mean, var, rstd
+    count = _count(x)
+    mean = x.mean((0, 2, 3))
+    d = x - per_row(mean)
+    # What rounding left in the mean of values far from 0 shows in the mean of the centred ones.
+    rest, squares = channel_sums(d, d)
+    rest = rest.div_(count)
+    var = squares.addcmul_(rest, rest, value=-count).clamp_(min=0).div_(count)
+    return d, rest, mean + rest, var, (var + eps).rsqrt_()
+
+
 def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
     """The output, (mean, rstd) of the channels, and `moments`."""
     x, gain, bias = inputs[:3]
     channels_last, count = is_channels_last(x), _count(x)
     wide = eager_maps.wide(x, channels_last)
-    mean = wide.mean((0, 2, 3))
-    d = wide - per_row(mean)
-    # What rounding left in the mean of values far from 0 shows in the mean of the centred ones.
-    rest, squares = channel_sums(d, d)
-    rest = rest / count
-    var = torch.addcmul(squares, rest, rest, value=-count).clamp_(min=0).div_(count)
-    rstd = torch.rsqrt(var + attributes.eps)
-    statistics = torch.stack([mean + rest, rstd])
-    moments = torch.stack([statistics[0], var * (count / max(count - 1, 1)), torch.full_like(var, count)])
+    d, shift, mean, var, rstd = _statistics(wide, channels_last, attributes.eps)
+    moments = torch.stack([mean, var * (count / max(count - 1, 1)), torch.full_like(var, count)])
     slope = _slope(gain, rstd)
-    offset = torch.addcmul(rest.new_zeros(()) if bias is None else bias.to(rest.dtype), slope, rest, value=-1)
-    z = affine_map(d, slope, offset, channels_last, inplace=True)
-    return activate_(z, attributes.activation, attributes.negative_slope).to(x.dtype), statistics, moments
+    offset = torch.addcmul(shift.new_zeros(()) if bias is None else bias.to(shift.dtype), slope, shift, value=-1)
+    z = affine_map(d, slope, offset, channels_last, inplace=d is not wide or wide is not x)
+    y = activate_(z, attributes.activation, attributes.negative_slope).to(x.dtype)
+    return y, torch.stack([mean, rstd]), moments
 
 
 def backward(
@@ -59,22 +75,34 @@ def backward(
     channels_last, count = is_channels_last(x), _count(x)
     mean, rstd = state[0].unbind(0)
     slope = _slope(gain, rstd)
-    d = eager_maps.centred(x, mean, channels_last)
+    # As in the forward, d may be x itself.
+    near = channels_last and is_near(mean, rstd, _NEAR)
+    wide = eager_maps.wide(x, channels_last)
+    d = wide if near else eager_maps.centred(x, mean, channels_last)
     g = eager_maps.wide(grad_output, channels_last)
+    per_sample = any(p is not None and p.ndim == 2 for p in (gain, bias))
     if attributes.activation != "none":
         offset = rstd.new_zeros(()) if bias is None else bias.to(rstd.dtype)
-        z = affine_map(d, slope, offset.expand_as(slope) if offset.ndim == 0 else offset, channels_last)
+        offset = torch.addcmul(offset, slope, mean, value=-1) if near else offset.expand_as(slope)
+        z = affine_map(d, slope, offset, channels_last, inplace=d is not wide and not per_sample)
         g = times_slope(z, attributes.activation, attributes.negative_slope, g, overwrite=True)
-    if any(p is not None and p.ndim == 2 for p in (gain, bias)):
-        ones, against = row_sums(g, d, channels_last)
-        total, total_against = (slope * ones).sum(0), (slope * against).sum(0)
-    else:
-        ones, against = channel_sums(g, d)
-        total, total_against = slope * ones, slope * against
+    if not per_sample:
+        weight = None if gain is None else gain.to(rstd.dtype)
+        on_x, on_gain, on_bias = _aten.native_batch_norm_backward(
+            g, wide, weight, None, None, mean, rstd, True, attributes.eps, needs[:3]
+        )
+        gradients = (None if t is None else t.to(like.dtype) for t, like in zip((on_x, on_gain, on_bias), inputs))
+        return (*gradients, *(None,) * 6), ()
+    ones, against = row_sums(g, d, channels_last)
+    if near:
+        against = against.addcmul_(ones, mean, value=-1)
     on_x = None
     if needs[0]:
-        linear = total_against.mul_(rstd).mul_(rstd).div_(-count)
-        on_x = affine_map(d, linear, total.div_(-count), channels_last, inplace=True)
+        linear = (slope * against).sum(0).mul_(rstd).mul_(rstd).div_(-count)
+        constant = (slope * ones).sum(0).div_(-count)
+        if near:
+            constant.addcmul_(linear, mean, value=-1)
+        on_x = affine_map(d, linear, constant, channels_last, inplace=d is not wide)
         on_x = on_x.addcmul_(g, per_row(slope)).to(x.dtype)
     on_gain = _to(gain, against * rstd) if needs[1] else None
     on_bias = _to(bias, ones) if needs[2] else None

@@ -5,6 +5,8 @@ positions are innermost, products over positions do not where channels are. The 
 which can be asked for its two sums alone, does both sums of a pass at once in either layout.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,11 @@ _aten = torch.ops.aten
 def per_row(v: Tensor) -> Tensor:
     """(B, C) or (C,) numbers, to meet maps."""
     return v.view(*v.shape, 1, 1)
+
+
+def is_near(mean: Tensor, rstd: Tensor, most: float) -> bool:
+    """Whether every mean is at most `most` standard deviations from zero."""
+    return float(torch.linalg.vector_norm(mean * rstd, math.inf)) <= most
 
 
 def wide(x: Tensor, channels_last: bool) -> Tensor:
@@ -34,15 +41,18 @@ def dot(a: Tensor, b: Tensor, channels_last: bool) -> Tensor:
     return torch.bmm(a.reshape(flat), b.reshape(flat).transpose(1, 2)).view(batch, channels)
 
 
-# Positions of a sample from which a call for each sample costs less than a product to be summed.
+# Positions of a sample from which a call for each sample costs less than a product to be summed; and how many are
+# summed in one go where channels are innermost, for there PyTorch adds one after the other, and errors grow with that.
 _ENOUGH_POSITIONS = 512
+_MOST_POSITIONS = 1024
 
 
-def channel_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """(C,) sums of a, and of a·b, of maps that have elements."""
-    zeros, ones = b.new_zeros(b.shape[1]), b.new_ones(b.shape[1])
+def channel_sums(a: Tensor, b: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(C,) sums of a, and of a·b or a·(b − mean), of maps that have elements."""
+    ones = b.new_ones(b.shape[1])
+    mean = torch.zeros_like(ones) if mean is None else mean
     _, against, total = _aten.native_batch_norm_backward(
-        a, b, ones, None, None, zeros, ones, True, 0.0, [False, True, True]
+        a, b, ones, None, None, mean, ones, True, 0.0, [False, True, True]
     )
     return total, against
 
@@ -53,11 +63,27 @@ def row_sums(a: Tensor, b: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]
     if a.numel() == 0 or (channels_last and a[0, 0].numel() < _ENOUGH_POSITIONS):
         return a.sum((2, 3)), dot(a, b, channels_last)
     if channels_last:
-        samples = [channel_sums(a[i : i + 1], b[i : i + 1]) for i in range(batch)]
-        return torch.stack([s for s, _ in samples]), torch.stack([s for _, s in samples])
+        return _in_pieces(a, b)
     rows = (1, batch * channels, *a.shape[2:])
     total, against = channel_sums(a.view(rows), b.view(rows))
     return total.view(batch, channels), against.view(batch, channels)
+
+
+def _in_pieces(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """`row_sums` of channels_last maps, by calls for a part of a sample each."""
+    batch, channels, height, width = a.shape
+    positions = height * width
+    pieces = -(-positions // _MOST_POSITIONS)
+    size = -(-positions // pieces)
+    sums = []
+    for begin in range(0, batch * positions, positions):
+        for start in range(begin, begin + positions, size):
+            shape = (1, channels, min(size, begin + positions - start), 1)
+            strides = (shape[2] * channels, 1, channels, channels)
+            at = start * channels
+            sums.append(channel_sums(*(m.as_strided(shape, strides, m.storage_offset() + at) for m in (a, b))))
+    total, against = (torch.stack(parts).view(batch, pieces, channels) for parts in zip(*sums))
+    return (total[:, 0], against[:, 0]) if pieces == 1 else (total.sum(1), against.sum(1))
 
 
 def affine_map(d: Tensor, slope: Tensor, offset: Tensor, channels_last: bool, *, inplace: bool = False) -> Tensor:

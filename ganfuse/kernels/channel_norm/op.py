@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ganfuse.kernels.autograd import DifferentiableOp, Implementation
-from ganfuse.kernels.backend import resolve_backend
-from ganfuse.kernels.channel_norm import algebra, configs, eager, reference
+from ganfuse.kernels.backend import current_backend, resolve_backend
+from ganfuse.kernels.channel_norm import algebra, configs, eager, native, reference
 from ganfuse.kernels.channel_norm.allocation import INPUTS, Attributes, accumulator
 from ganfuse.kernels.channel_norm.prologue import Prologue, check_activation
 from ganfuse.kernels.channel_norm.running import RunningStatistics, UpdatingAttributes
@@ -55,6 +55,7 @@ def normalise(
         x = x.reshape(*shape[:2], -1, 1)
         noise = None if noise is None else noise.reshape(noise.shape[0], 1, -1, 1)
     inputs = (x, gain, bias, rho, mean, var, noise, noise_strength, prologue_bias)
+    asked = current_backend() if backend is None else backend
     chosen = resolve_backend(
         op,
         backend,
@@ -62,11 +63,14 @@ def normalise(
         triton=lambda: configs.unsupported(attributes, x),
         eager=lambda: eager.unsupported(x),
     )
-    if chosen == "reference":
+    y = moments = None
+    if chosen == "eager" and asked == "auto" and native.takes(attributes, inputs):
+        y = native.channel_norm(attributes, inputs)
+    if y is None and chosen == "reference":
         y, moments = reference.channel_norm(attributes, *inputs), None
         if attributes.kind == "batch":
             moments = _batch_moments(attributes, x)
-    else:
+    elif y is None:
         attributes = attributes._replace(backend=chosen)
         if running is not None and chosen == "triton" and running.may_be_written(x):
             attributes = UpdatingAttributes.of(attributes, running)

@@ -46,14 +46,14 @@ def check_parameter(
     """Raise ValueError unless `value` is (C,), (B, C) if `per_sample`, or None if not `required`; on x's device."""
     batch, channels = x.shape[:2]
     shapes = ((channels,), (batch, channels)) if per_sample else ((channels,),)
-    expected = " or ".join(map(str, shapes))
     if value is None:
         if required:
-            raise ValueError(f"{op}: {name} must be a tensor of shape {expected}, got None")
+            raise ValueError(f"{op}: {name} must be a tensor of shape {' or '.join(map(str, shapes))}, got None")
         return
     check_tensor(op, name, value)
     assert isinstance(value, Tensor)
     if not has_shape(value, *shapes):
+        expected = " or ".join(map(str, shapes))
         raise ValueError(f"{op}: {name} must have shape {expected} for x of {tuple(x.shape)}, got {tuple(value.shape)}")
     if value.device != x.device:
         raise ValueError(f"{op}: {name} must be on x's device, {x.device}, got {value.device}")
