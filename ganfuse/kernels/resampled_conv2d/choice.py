@@ -9,6 +9,8 @@ from torch import Tensor
 from ganfuse.kernels.precision import arithmetic_dtype
 
 FORMS = ("auto", "plain", "folded")
+# A private question: without an answer, the rule that folds least.
+_HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)())
 
 
 def checked_form(name: str, origin: str) -> str:
@@ -30,10 +32,11 @@ def folds(form: str | None, x: Tensor, weight: Tensor, height: int, width: int) 
     resolution and pair of channels, and costs some 100 bytes of traffic per pair, so what decides is the number of
     pixels in the batch, B·H·W:
 
-    * float32, float64 on CPUs: from 128 on. Measured with 32 to 512 channels on one core with AVX2: a tenth to a half
-      of the plain form's speed at 16 pixels, about even at 64, ahead at 256, about twice as fast from 2000 on.
-    * float16, bfloat16 on CPUs: where Cin·Cout ≤ 8·B·H·W. Measured on cores with AMX, where products cost so little
-      that folding 512×256 kernels for 1024 pixels took two to three times as long as it saved.
+    * float32, float64 on CPUs: from 128 on, where Cin·Cout ≤ 512·B·H·W. Measured with 32 to 512 channels on one core:
+      half of the plain form's speed at 16 pixels, ahead at 256, about twice as fast from 2000 on; 512×512 kernels are
+      about even at 256.
+    * float16, bfloat16 on CPUs: from 512 on, where Cin·Cout ≤ 128·B·H·W; with AMX where Cin·Cout ≤ 8·B·H·W, for
+      products cost so little there that folding 512×256 kernels for 1024 pixels took up to three times what it saved.
     * elsewhere: from 1024 on. Not measured yet: by bytes and FLOPs of an H200 the traffic of the fold is worth the
       arithmetic of 250 pixels, and strided kernels run further below the peak than plain ones.
 
@@ -51,6 +54,7 @@ def folds(form: str | None, x: Tensor, weight: Tensor, height: int, width: int) 
     pixels = x.shape[0] * height * width
     if x.device.type != "cpu":
         return bool(pixels >= 1024)
-    if arithmetic_dtype(x) in (torch.float16, torch.bfloat16):
-        return bool(weight.shape[0] * weight.shape[1] <= 8 * pixels)
-    return bool(pixels >= 128)
+    pairs = weight.shape[0] * weight.shape[1]
+    if arithmetic_dtype(x) not in (torch.float16, torch.bfloat16):
+        return bool(pixels >= 128 and pairs <= 512 * pixels)
+    return bool(pairs <= 8 * pixels if _HAS_AMX else pixels >= 512 and pairs <= 128 * pixels)

@@ -31,12 +31,15 @@ def _map(batch, channels, dtype=torch.float32, device="meta"):
     return torch.empty(batch, channels, 1, 1, dtype=dtype, device=device)
 
 
-def test_the_rule():
+def test_the_rule(monkeypatch):
+    monkeypatch.setattr(choice, "_HAS_AMX", True)
     three, one = torch.empty(256, 512, 3, 3), torch.empty(256, 512, 1, 1)
     small = torch.empty(64, 32, 3, 3)
     cpu = torch.empty(16, 512, 1, 1)
-    assert not folds("auto", cpu, three, 2, 2)
-    assert folds("auto", cpu, three, 4, 2)
+    assert not folds("auto", cpu, small, 3, 2)
+    assert folds("auto", cpu, small, 4, 2)
+    assert not folds("auto", cpu, three, 4, 2)
+    assert folds("auto", cpu, three, 4, 4)
     assert folds("auto", cpu, one, 1, 1)
     assert not folds("plain", cpu, one, 1, 1)
     assert folds("folded", cpu, three, 1, 1)
@@ -47,6 +50,10 @@ def test_the_rule():
     with torch.autocast("cpu", torch.bfloat16):
         assert not folds("auto", cpu, three, 16, 16)
         assert folds("auto", cpu.double(), three, 16, 16)
+    monkeypatch.setattr(choice, "_HAS_AMX", False)
+    assert folds("auto", half, three, 8, 8)
+    assert not folds("auto", half, three, 8, 4)
+    assert not folds("auto", half, small, 4, 4)
     elsewhere = _map(16, 512)
     assert not folds("auto", elsewhere, three, 4, 8)
     assert folds("auto", elsewhere, three, 8, 8)
