@@ -11,13 +11,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ganfuse.engine.augment import AdaptiveAugment
-from ganfuse.engine.layers import BatchNormAct2d, ConditionalBatchNorm2d
+from ganfuse.engine.layers import BatchNormAct2d, ConditionalBatchNorm2d, MinibatchDiscrimination, MinibatchStdDev
 from ganfuse.engine.moving_average import MovingAverage
 from ganfuse.engine.noise import Shard
 from ganfuse.engine.rendezvous import rendezvous
+from ganfuse.engine.replay_pool import ReplayPool
 from ganfuse.engine.sharded_tensors import is_sharded
 
 __all__ = ["Processes", "synchronise_statistics"]
+
+
+_SYNCHRONISED = (
+    BatchNormAct2d,
+    ConditionalBatchNorm2d,
+    MinibatchDiscrimination,
+    MinibatchStdDev,
+    AdaptiveAugment,
+    MovingAverage,
+    ReplayPool,
+)
 
 
 class Processes:
@@ -140,16 +152,17 @@ class Processes:
 
 
 def synchronise_statistics(model: nn.Module) -> None:
-    """Makes batch normalisation, moving averages, and what adapts an augmentation, take theirs over all processes.
+    """Makes whatever depends on the other samples of a batch, or on earlier ones, look at those of all processes.
 
-    That concerns the layers of this library. PyTorch's own cannot be differentiated twice when they are synchronised,
+    Batch normalisation, minibatch statistics, replay pools, moving averages, and what adapts an augmentation. That
+    concerns the layers of this library. PyTorch's own cannot be differentiated twice when they are synchronised,
     so they are left as they are, with a warning.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return
     foreign = []
     for name, module in model.named_modules():
-        if isinstance(module, BatchNormAct2d | ConditionalBatchNorm2d | AdaptiveAugment | MovingAverage):
+        if isinstance(module, _SYNCHRONISED):
             if module.process_group is None:
                 module.process_group = dist.group.WORLD
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm):

@@ -1,8 +1,11 @@
 """Pools of generated images from earlier steps, for discriminators that would otherwise forget them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ganfuse.engine.layers.joined_batch import join_batch, own_rows
 from ganfuse.engine.noise import Noise
 
 __all__ = ["ReplayPool"]
@@ -25,6 +28,8 @@ class ReplayPool(nn.Module):
         images: (capacity, C, H, W).
         labels: int64 (capacity,), or None.
         filled: how many of them hold an image.
+        process_group: the processes that share the pool, each of which holds all of it and brings an equal part of
+            every batch; None: this one alone. The trainer sets it.
     """
 
     images: Tensor
@@ -36,6 +41,7 @@ class ReplayPool(nn.Module):
         if capacity < 0:
             raise ValueError(f"capacity: expected a number of images of at least 0, got {capacity}")
         self.capacity = capacity
+        self.process_group: Any = None
         self.register_buffer("images", torch.zeros(capacity, *shape))
         self.register_buffer("labels", torch.zeros(capacity, dtype=torch.int64) if labelled else None)
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
@@ -75,10 +81,11 @@ class ReplayPool(nn.Module):
         shown = torch.zeros(len(images), dtype=torch.int64, device=images.device) if labels is None else labels
         if self.capacity == 0:
             return images, shown
-        images, shown = images.clone(), shown.clone()
+        group = self.process_group
         # A draw for each image whatever happens to it, so that the draws of later images do not depend on the pool.
-        swapped = (noise.uniform(len(images)) < 0.5).tolist()
-        places = noise.integers(self.capacity, len(images)).tolist()
+        swapped = join_batch((noise.uniform(len(images)) < 0.5).long().to(images.device), group).tolist()
+        places = join_batch(noise.integers(self.capacity, len(images)).to(images.device), group).tolist()
+        images, shown = join_batch(images, group).clone(), join_batch(shown, group).clone()
         filled = int(self.filled)
         for index, (swap, place) in enumerate(zip(swapped, places)):
             if filled < self.capacity:
@@ -95,4 +102,4 @@ class ReplayPool(nn.Module):
                     self.labels[place] = shown[index]
                     shown[index] = label
         self.filled.fill_(filled)
-        return images, shown
+        return own_rows(images, group), own_rows(shown, group)

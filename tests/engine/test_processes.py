@@ -140,7 +140,7 @@ def torchrun(tmp_path, *arguments, restarts=0):
         env={**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=480,
     )
 
 

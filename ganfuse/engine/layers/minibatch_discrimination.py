@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganfuse.engine.layers.joined_batch import join_batch, own_rows
 from ganfuse.engine.precision import at_least_float32
 
 __all__ = ["MinibatchDiscrimination", "pairwise_l1"]
@@ -20,12 +21,15 @@ class MinibatchDiscrimination(nn.Module):
     o(x_i)_b = Σ_j exp(−‖M_ib − M_jb‖₁), over the others, j ≠ i, as in its authors' code. Memory grows with B², not with
     B² · kernel_dim. Real and generated samples go through it in batches of their own.
 
-    Each process, and each micro-batch, compares the samples that it has.
+    Each micro-batch compares the samples that it has.
 
     Args:
         in_features: length of f(x).
         num_kernels: features to append.
         kernel_dim: coordinates that each compares.
+
+    Attributes:
+        process_group: the processes that hold parts of one batch; None: this one alone. The trainer sets it.
 
     Raises:
         ValueError: for arguments out of range, and inputs that are not (B, in_features).
@@ -40,6 +44,7 @@ class MinibatchDiscrimination(nn.Module):
         self.num_kernels = num_kernels
         self.kernel_dim = kernel_dim
         self.out_features = in_features + num_kernels
+        self.process_group: Any = None
         self.weight = nn.Parameter(torch.empty(in_features, num_kernels * kernel_dim))
         nn.init.normal_(self.weight, std=0.1)
 
@@ -47,11 +52,12 @@ class MinibatchDiscrimination(nn.Module):
         """(B, in_features) → (B, in_features + num_kernels)."""
         if x.dim() != 2 or x.shape[1] != self.in_features:
             raise ValueError(f"x: expected (B, {self.in_features}), got {tuple(x.shape)}")
-        projected = at_least_float32(x @ self.weight)
+        projected = join_batch(at_least_float32(x @ self.weight), self.process_group)
         kernels = projected.view(-1, self.num_kernels, self.kernel_dim).transpose(0, 1)
         closeness = torch.exp(-pairwise_l1(kernels))
         # Each sample's distance to itself is 0.
-        return torch.cat([x, (closeness.sum(2) - 1.0).t().to(x.dtype)], dim=1)
+        appended = own_rows((closeness.sum(2) - 1.0).t(), self.process_group)
+        return torch.cat([x, appended.to(x.dtype)], dim=1)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, num_kernels={self.num_kernels}, kernel_dim={self.kernel_dim}"

@@ -1,7 +1,10 @@
 """The minibatch standard deviation layer (Karras et al. 2018, "Progressive Growing of GANs", section 3)."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
+from ganfuse.engine.layers.joined_batch import join_batch, own_rows
 from ganfuse.kernels import minibatch_stddev
 
 
@@ -12,6 +15,9 @@ class MinibatchStdDev(nn.Module):
         group_size: samples in a group; a batch that it does not divide is split into groups of its largest divisor
             below. None: the whole batch is one group.
         num_channels: channels to append, each for an equal share of the input's.
+
+    Attributes:
+        process_group: the processes that hold parts of one batch; None: this one alone. The trainer sets it.
 
     Raises:
         ValueError: for arguments out of range, and an input that is not (B, C, H, W) with C divisible by num_channels.
@@ -25,10 +31,12 @@ class MinibatchStdDev(nn.Module):
             raise ValueError(f"num_channels must be at least 1, got {num_channels}")
         self.group_size = group_size
         self.num_channels = num_channels
+        self.process_group: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C + num_channels, H, W)."""
-        return minibatch_stddev(x, self.group_size, self.num_channels)
+        group = self.process_group
+        return own_rows(minibatch_stddev(join_batch(x, group), self.group_size, self.num_channels), group)
 
     def extra_repr(self) -> str:
         return f"group_size={self.group_size}, num_channels={self.num_channels}"
