@@ -50,6 +50,8 @@ def roofline(rows: Sequence[Row], ceilings: Row) -> str:
             f"matrix product, {name}", (high, min(rate, copy * high) / 1e12), ha="right", va="bottom", fontsize=7
         )
     sizes = [row["least_bytes"] / 1e6 for row in ours if not row["flops"]] or [1.0, 10.0]
+    # Of themselves the axes would begin at 0 where there is nothing to show.
+    right.set_xlim(min(sizes) / 2, max(sizes) * 2)
     right.axhline(copy / 1e9, color="#888", linewidth=1.2)
     right.annotate("copy", (max(sizes), copy / 1e9), ha="right", va="bottom", fontsize=7)
     for row in ours:

@@ -12,6 +12,8 @@ from ganfuse.kernels.cost import Cost
 OURS = "ganfuse"
 REFERENCE = "reference"
 COMPILED = "compile"
+# Of training steps: what `ganfuse train` does unless told.
+DEFAULT = "default"
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}

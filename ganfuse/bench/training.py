@@ -12,9 +12,10 @@ import torch
 
 from ganfuse.bench.device_probes import gpu_state, joules_per_call, peak_bytes
 from ganfuse.bench.records import ResultFile
+from ganfuse.bench.subject import DEFAULT
 from ganfuse.bench.timing import Call, CpuTimer, Timer, Timing, WallTimer, make_timer, measure
 from ganfuse.bench.training_profile import covering_steps, period_of, profile_training
-from ganfuse.bench.training_variants import DEFAULT, NotApplicableError, Variant, held_bytes
+from ganfuse.bench.training_variants import NotApplicableError, Variant, held_bytes
 from ganfuse.engine.batches import ImageData
 from ganfuse.engine.game import Game
 from ganfuse.engine.gpu_readings import GPUReadings

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ganfuse.bench.op_groups import OURS_PREFIX
-from ganfuse.bench.training_variants import DEFAULT
+from ganfuse.bench.subject import DEFAULT
 
 __all__ = ["COLUMNS", "cells", "filled", "group_rows", "notes", "print_rows", "reasons", "title", "turn_lines"]
 

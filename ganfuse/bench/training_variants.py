@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganfuse.bench.subject import DEFAULT
 from ganfuse.engine.batches import ImageData
 from ganfuse.engine.game import Game
 from ganfuse.engine.layers.fuse_spectral_norms import fuse_networks, unfuse_spectral_norms
 from ganfuse.engine.trainer import Trainer
 
-__all__ = ["DEFAULT", "FEATURES", "NotApplicableError", "Variant", "default_variants", "held_bytes", "parse_variants"]
-
-DEFAULT = "default"
+__all__ = ["FEATURES", "NotApplicableError", "Variant", "default_variants", "held_bytes", "parse_variants"]
 
 FEATURES: dict[str, str] = {
     "reference": "the definitions in plain PyTorch in place of ganfuse's kernels and CPU forms",

@@ -154,10 +154,12 @@ def _set_threads(count: int) -> None:
 
 def _show(found: list[dict[str, Any]], html_file: Path | None, *, with_rows: bool) -> None:
     """What was measured, on the terminal and as a page. Rows of ops have been shown as they came."""
-    from ganfuse.bench import records, table, training_table
+    from ganfuse.bench import records, table
 
     training = found[0]["benchmark"] == "train"
     if training:
+        from ganfuse.bench import training_table
+
         training_table.print_rows(records.joined_rows(found), found[0], typer.echo)
         typer.echo("\n" + table.device_line(found[0]))
     else:
