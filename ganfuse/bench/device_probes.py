@@ -134,3 +134,10 @@ def gpu_state(device: torch.device) -> dict[str, Any]:
         except Exception:  # each kind of absence raises its own error
             continue
     return state
+
+
+def device_state(device: torch.device, readings: GPUReadings) -> dict[str, Any]:
+    """All that can be read of a GPU, and why its clock is low if it is; empty on CPUs."""
+    if device.type != "cuda":
+        return {}
+    return {**gpu_state(device), **readings.read(), "throttling": readings.throttling()}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ganfuse.bench.ceilings import measure_ceilings
-from ganfuse.bench.device_probes import gpu_state
+from ganfuse.bench.device_probes import device_state
 from ganfuse.bench.records import ResultFile, device_name
 from ganfuse.bench.runner import Runner
 from ganfuse.bench.subject import COMPILED, OURS, Case
@@ -45,7 +45,7 @@ def run_session(
     readings = GPUReadings(device)
     say(f"{len(cases)} shapes on {device_name(device)}; first the ceilings")
     ceilings = measure_ceilings(device, timer, sorted({case.dtype for case in cases}))
-    results.append({**ceilings.record(), **gpu_state(device), **readings.read(), "throttling": readings.throttling()})
+    results.append({**ceilings.record(), **device_state(device, readings)})
     runner = Runner(device, results, timer, ceilings, wanted=wanted, peers=peers, energy=energy)
     # All that compiles comes last: a run that is cut short has ours beside the library's in more places.
     phases = ((False, OURS), (True, COMPILED)) if runner.compiles else ((False, OURS),)
@@ -63,7 +63,7 @@ def run_session(
     if not has_curve and any(case.op == "feature_attention" for case in cases):
         runner.memory_curve()
     # Beside the readings of the beginning: a chip that throttled meanwhile shows it.
-    results.append({"kind": "end", **gpu_state(device), **readings.read(), "throttling": readings.throttling()})
+    results.append({"kind": "end", **device_state(device, readings)})
     if late:
         ops = ", ".join(dict.fromkeys(case.op for case in late))
         say(f"the time is up: {len(late)} shapes are left ({ops}); the same command goes on with a file of results")

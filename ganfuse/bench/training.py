@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ganfuse.bench.device_probes import gpu_state, joules_per_call, peak_bytes
+from ganfuse.bench.device_probes import device_state, joules_per_call, peak_bytes
 from ganfuse.bench.records import ResultFile
 from ganfuse.bench.subject import DEFAULT
 from ganfuse.bench.timing import Call, CpuTimer, Timer, Timing, WallTimer, make_timer, measure
@@ -103,7 +103,7 @@ def measure_training(
         results.append(subject.record())
     variants = [variant for variant in variants if variant.name == DEFAULT or variant.name not in there]
     readings = GPUReadings(device)
-    results.append({"kind": "state", **gpu_state(device), **readings.read(), "throttling": readings.throttling()})
+    results.append({"kind": "state", **device_state(device, readings)})
     deadline = time.monotonic() + seconds
     with ExitStack() as stack:
         ready, failed = _prepare(subject, variants, device, stack, deadline - (1 - _PREPARING) * seconds, say)
@@ -122,7 +122,7 @@ def measure_training(
     rows = [row for row in rows if row["provider"] not in there]
     for row in rows:
         results.append(row)
-    results.append({"kind": "end", **gpu_state(device), **readings.read(), "throttling": readings.throttling()})
+    results.append({"kind": "end", **device_state(device, readings)})
     return rows
 
 
