@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -154,3 +155,51 @@ def test_a_process_that_dies_is_started_again_and_the_run_goes_on(tmp_path):
     for left, right in zip(lines, read_losses(tmp_path / "straight")):
         assert left == pytest.approx(right, rel=1e-5, abs=1e-8)
     assert straight.step == list_checkpoints(tmp_path / "run" / "checkpoints")[-1].step
+
+
+MACHINES_SCRIPT = """
+import os, signal, sys
+from tests.engine.test_processes import train
+
+marker = sys.argv[1] + ".died"
+
+def die(trainer):
+    if trainer.step == 5 and os.environ["RANK"] == "1" and not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+print("life", os.environ["TORCHELASTIC_RESTART_COUNT"], flush=True)
+train(sys.argv[1], checkpoint_every=3, hooks=[die], steps=7)
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_that_has_counted_no_failure_goes_on_too(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(MACHINES_SCRIPT)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    machines = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={machine}"),
+                *("--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=1"),
+                *("--max-restarts=1", str(script), str(tmp_path / "run")),
+            ],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path]), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for machine in range(2)
+    ]
+    try:
+        said = [machine.communicate(timeout=480) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    # One machine counts the failure of its process; the other starts its own again without counting anything.
+    assert sorted(output for output, _ in said) == ["life 0\nlife 0\n", "life 0\nlife 1\n"]
+    assert len(read_losses(tmp_path / "run")) == 7

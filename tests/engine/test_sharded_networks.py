@@ -103,8 +103,13 @@ BOTH = {"shard_networks": ["generator", "discriminator"]}
     [
         {**BOTH, "singular_values_every": 2, "on_nonfinite": "skip", "game": {"same_spectral_norms": True}},
         # The penalty is the discriminator's, which stays whole.
-        {"shard_networks": "generator", "game": {"r1_gamma": 0.1}},
-        {**BOTH, "norm": False, "accumulation": 2, "activation_checkpointing": True},
+        {
+            "shard_networks": "generator",
+            "game": {"r1_gamma": 0.1},
+            "norm": False,
+            "accumulation": 2,
+            "activation_checkpointing": True,
+        },
     ],
 )
 def test_two_processes_with_sharded_networks_compute_what_one_does(tmp_path, options):
