@@ -1,10 +1,12 @@
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch.autograd import DeviceType
 
 from ganfuse.bench import device_probes
 from ganfuse.bench.timing import Call
+from ganfuse.engine.gpu_readings import GPUReadings
 
 
 def event(name, start, end, device):
@@ -38,3 +40,27 @@ def test_cpus_have_no_such_numbers():
     call = Call(lambda _: None)
     assert device_probes.count_launches({"call": call}, cpu) == {}
     assert device_probes.gpu_state(cpu) == {}
+    assert device_probes.device_state(cpu, GPUReadings(cpu)) == {}
+
+
+class Meter:
+    """A GPU that takes half a joule for each call."""
+
+    def __init__(self, counts=True):
+        self.calls, self.counts = 0, counts
+
+    def run(self):
+        self.calls += 1
+
+    def energy(self):
+        return 100.0 + 0.5 * self.calls if self.counts else None
+
+
+def test_energy_is_that_of_one_call(monkeypatch):
+    synchronised = []
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronised.append)
+    gpu, meter = torch.device("cuda", 0), Meter()
+    assert device_probes.joules_per_call(meter.run, gpu, meter, 0.01) == pytest.approx(0.5)
+    # The host does not run ahead of the GPU.
+    assert len(synchronised) >= 2 + meter.calls // 16
+    assert device_probes.joules_per_call(meter.run, gpu, Meter(counts=False), 0.01) is None
