@@ -4,11 +4,15 @@ The gain goes into scale, noise and bias, which are small: gain · act(u) = act(
 to is kept, as PyTorch's own backward would, for a pass over memory costs more than memory does.
 """
 
+import functools
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ganfuse.kernels.autograd import Gradients, Implementation, Needs, Tensors
+from ganfuse.kernels.channel_norm.eager_maps import row_sums
 from ganfuse.kernels.layout import empty, is_channels_last
 from ganfuse.kernels.scaled_bias_act.allocation import (
     Attributes,
@@ -82,9 +86,17 @@ def _sloped(attributes: Attributes, grad: Tensor, u: Tensor) -> Tensor:
     if attributes.act != "linear":
         grad = _aten.leaky_relu_backward(grad, u, alpha, False)
     if attributes.clamp >= 0:
-        y = F.leaky_relu(u, alpha) if attributes.act != "linear" else u
-        grad = torch.where(y.abs() <= attributes.clamp, grad, grad.new_zeros(()))
+        grad = _aten.hardtanh_backward(grad, u, *_limits(attributes.act, alpha, attributes.clamp, u.dtype))
     return grad
+
+
+@functools.lru_cache(maxsize=256)
+def _limits(act: str, alpha: float, clamp: float, dtype: torch.dtype) -> tuple[float, float]:
+    """Between which u, these left out, the activation of u is within ±clamp, that included."""
+    slope = 1.0 if act == "linear" else abs(alpha)
+    ends = torch.tensor([-clamp / slope if slope else -math.inf, clamp], dtype=dtype)
+    low, high = torch.nextafter(ends, torch.tensor([-math.inf, math.inf], dtype=dtype)).tolist()
+    return low, high
 
 
 def _times(t: Tensor, factor: Tensor | None) -> Tensor:
@@ -99,13 +111,18 @@ def backward(
     gain = attributes.gain
     g = _sloped(attributes, _like(grad_output, x), state[0])
     on_x = _times(g, _factor(attributes, scale, x)) if needs[0] else None
-    on_scale = (_dot(g, _like(x, x)) * gain).to(scale.dtype) if needs[1] else None
-    on_noise = on_b = None
+    on_scale = on_noise = on_b = row_totals = None
+    if needs[1] and g.dtype in (torch.float32, torch.float64):
+        row_totals, dots = row_sums(g, _like(x, x), is_channels_last(x))
+        on_scale = (dots * gain).to(scale.dtype)
+    elif needs[1]:
+        on_scale = (_dot(g, _like(x, x)) * gain).to(scale.dtype)
     if needs[2]:
         dims = (1,) if noise.shape[0] == x.shape[0] else (0, 1)
         on_noise = (g.sum(dims, dtype=_wide(x)) * gain).to(noise.dtype).view(noise.shape)
     if needs[3]:
-        on_b = (g.sum((0, 2, 3), dtype=_wide(x)) * gain).to(b.dtype)
+        total = g.sum((0, 2, 3), dtype=_wide(x)) if row_totals is None else row_totals.sum(0)
+        on_b = (total * gain).to(b.dtype)
     return (on_x, on_scale, on_noise, on_b), ()
 
 
@@ -132,10 +149,13 @@ def double_backward(
     h = _like(h, x)
     if needs[0]:
         q = empty(x.shape, is_channels_last(x), x.dtype, x.device)
-        torch.mul(h, 1.0 if factor is None else factor, out=q)
+        if h_noise is not None and factor is not None:
+            torch.addcmul((h_noise * attributes.gain).to(x.dtype), h, factor, out=q)
+        else:
+            torch.mul(h, 1.0 if factor is None else factor, out=q)
         if h_scale is not None:
             q.addcmul_(x, (h_scale * attributes.gain).to(x.dtype)[:, :, None, None])
-        if h_noise is not None:
+        if h_noise is not None and factor is None:
             q.add_((h_noise * attributes.gain).to(x.dtype))
         if h_b is not None:
             q.add_((h_b * attributes.gain).to(x.dtype)[:, None, None])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ganfuse.kernels.scaled_bias_act import scaled_bias_act
 from tests.kernels.derivative_checks import check, check_third
 from tests.kernels.scaled_bias_act.problems import PARTS, both, call, make_inputs
 
@@ -68,3 +69,16 @@ def test_third(backend):
     check_third(*both("all", backend, act="lrelu"), make_inputs("all", (2, 3, 2, 3)))
     if backend == "triton":
         check_third(*both("shared noise", backend, act="swish"), make_inputs("shared noise", (2, 3, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("act", "clamp", "at"), [("linear", 1.0, -1.0), ("relu", 0.5, 0.5), ("lrelu", 0.5, -2.0), ("linear", 0.0, 0.0)]
+)
+def test_slope_at_the_clamp(backend, act, clamp, at):
+    """What is just not cut off has the slope of the activation, as in PyTorch's clamp."""
+    x = torch.tensor([at, at * 1.01 + 1e-3 * at, 0.25 * at]).reshape(1, 1, 1, 3).requires_grad_()
+    slopes = [
+        torch.autograd.grad(scaled_bias_act(x, act=act, alpha=0.25, gain=1.0, clamp=clamp, backend=which).sum(), x)[0]
+        for which in (backend, "reference")
+    ]
+    torch.testing.assert_close(*slopes, rtol=0, atol=0)
