@@ -10,7 +10,7 @@ extension: weights and their norms per sample, a grouped convolution, a filter, 
 Passes: forward+backward; path length (the gradient for the styles, and the gradient of its square for everything); on
 GPUs the forward alone, for the implicit product of matrices, and the epilogue, whose share of the copy bandwidth it is.
 Implementations take turns, round after round; "ratio" is the median over rounds of theirs / ours. A first sample whose
-results are farther from the definition in float64 than they may be gets no time.
+results are farther from the definition in float64 than they may be gets no time (for float32, results in float64).
 
 Results are JSON lines, written as they come; the same command goes on where it stopped.
 """
@@ -120,17 +120,26 @@ def providers(case: Case, device: torch.device, everything: bool) -> list[str]:
 
 
 def _errors(case: Case, names: list[str], setting: Setting) -> dict[str, tuple[float, float]]:
-    """The largest relative error of each one's results, on one sample, and how large it may be."""
+    """The largest relative error of each one's results, on one sample, and how large it may be.
+
+    In float32 it is the errors in float64 that count, and may be 1e-10: a rounding more or less puts other numbers on
+    the other side of the activation's kink, and that makes other gradients.
+    """
     run = PASSES["forward" if case.passes == "forward" else "forward+backward"]
     f = make_filter(setting.device)
     inputs = make_inputs(case.block, 1, setting.device, setting.dtype, setting.channels_last)
+    if setting.dtype == torch.float32:
+        double = [t.detach().double().requires_grad_() for t in inputs]
+        with use_backend("reference"):
+            exact = run(ganfuse(), case.block, double, f)
+        found = {name: run(PROVIDERS[name], case.block, double, f) for name in names}
+        return {name: (max(map(relative_error, results, exact)), 1e-10) for name, results in found.items()}
     double = [t.detach().double().requires_grad_() for t in inputs]
     with use_backend("reference"):
         exact = run(ganfuse(), case.block, double, f)
         plain = run(ganfuse(), case.block, inputs, f)
-    # Signs around the kinks of the activation are a matter of luck in half types, for all.
-    slack = 1.0 if setting.dtype == torch.float32 else 4.0
-    limits = [slack * bound(relative_error(p, e), setting.dtype) for p, e in zip(plain, exact)]
+    # Signs around the kinks of the activation are a matter of luck, for all.
+    limits = [4.0 * bound(relative_error(p, e), setting.dtype) for p, e in zip(plain, exact)]
     errors = {}
     for name in names:
         results = run(PROVIDERS[name], case.block, inputs, f)
