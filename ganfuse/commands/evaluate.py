@@ -2,13 +2,13 @@
 
 import json
 import logging
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ganfuse.commands._errors import CommandError
+from ganfuse.commands._sampling import Weights
 
 if TYPE_CHECKING:
     from ganfuse.engine import Game
@@ -21,13 +21,6 @@ EXAMPLE = "ganfuse evaluate runs/sagan-digits --metrics fid,kid,pr --num 1000 --
 
 MOST_IMAGES = 10_000
 _DATA_OPTIONS = ("resize", "on_bad_image", "max_images", "split")
-
-
-class Weights(str, Enum):
-    """Which weights to draw with."""
-
-    ema = "ema"
-    raw = "raw"
 
 
 def evaluate(

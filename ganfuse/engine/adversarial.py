@@ -1,8 +1,8 @@
 """The two-player game: a generator against a discriminator, from anyone's two networks."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ganfuse.engine import regularizers
 from ganfuse.engine.augment import AdaptiveAugment, diff_augment
-from ganfuse.engine.game import Batch, EMATarget, Game, Player, Turn, evaluation_mode
+from ganfuse.engine.game import Batch, EMATarget, Player, Turn
+from ganfuse.engine.latent_game import LatentGame, takes_labels
 from ganfuse.engine.layers.spectral_norm import hold_spectral_norms
 from ganfuse.engine.losses import AdversarialLoss, adversarial_loss
 from ganfuse.engine.noise import Noise
@@ -21,11 +22,10 @@ from ganfuse.engine.schedules import Progress, Schedule
 
 __all__ = ["AdversarialGame"]
 
-LATENTS = ("normal", "uniform")
 AUGMENTATIONS = (None, "diffaugment", "ada")
 
 
-class AdversarialGame(Game):
+class AdversarialGame(LatentGame):
     """Noise to images: the discriminator moves on real and generated images, then the generator moves.
 
     Called as `generator(z, labels)` → images (B, C, H, W) in [-1, 1], and `discriminator(images, labels)` → logits
@@ -39,7 +39,7 @@ class AdversarialGame(Game):
         num_classes: number of classes; None for data without labels, or to ignore its labels.
         generator_lr, discriminator_lr: learning rates of Adam. The defaults are those of SAGAN (Zhang et al. 2018,
             section 4: two time-scales, as in Heusel et al. 2017).
-        betas: Adam's, for both.
+        betas, adam_eps: Adam's, for both.
         discriminator_steps: discriminator updates per generator update, each on a fresh batch.
         ema_decay: decay per step of the moving average of the generator that is sampled from; None keeps no average.
         ema_warmup: begin with a smaller decay, see `ganfuse.engine.ema.EMA`.
@@ -77,6 +77,7 @@ class AdversarialGame(Game):
         generator_lr: float = 1e-4,
         discriminator_lr: float = 4e-4,
         betas: Sequence[float] = (0.0, 0.9),
+        adam_eps: float = 1e-8,
         discriminator_steps: int = 1,
         ema_decay: float | None = 0.999,
         ema_warmup: bool = True,
@@ -96,9 +97,7 @@ class AdversarialGame(Game):
         name: str = "adversarial",
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        if latent not in LATENTS:
-            raise ValueError(f"latent: expected one of {', '.join(map(repr, LATENTS))}, got {latent!r}")
+        super().__init__(generator, latent_dim=latent_dim, num_classes=num_classes, latent=latent)
         if not isinstance(discriminator_steps, int) or discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected a positive whole number, got {discriminator_steps!r}")
         self.penalties = {"r1": r1_gamma, "r2": r2_gamma, "wgan_gp": wgan_gp, "dragan": dragan}
@@ -113,31 +112,26 @@ class AdversarialGame(Game):
         self.augmentation = augment
         # Its probability is state of the game, and so in the checkpoints.
         self.adaptive_augment = AdaptiveAugment() if augment == "ada" else None
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes: expected a positive number or None, got {num_classes!r}")
+        if not adam_eps >= 0.0:
+            raise ValueError(f"adam_eps: expected a number of at least 0, got {adam_eps!r}")
         if len(betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {betas!r}")
         self.name = name
         self.config = config
-        self.generator = generator
         self.discriminator = discriminator
         self.loss = loss if isinstance(loss, AdversarialLoss) else adversarial_loss(loss)
-        self.latent_shape = _latent_shape(latent_dim, generator)
-        self.latent = latent
-        self.num_classes = num_classes
         if replay is not None and (replay.labels is None) != (num_classes is None):
             raise ValueError("replay: the pool must be labelled if, and only if, the game has classes")
         self.replay = replay
         self.concatenate = concatenate
         self.same_spectral_norms = same_spectral_norms
         self.discriminator_steps = discriminator_steps
-        self._generator_adam = Adam(generator_lr, (betas[0], betas[1]), weight_decay=weight_decay)
-        self._discriminator_adam = Adam(discriminator_lr, (betas[0], betas[1]), weight_decay=weight_decay)
+        adam = Adam(generator_lr, (betas[0], betas[1]), adam_eps, weight_decay)
+        self._generator_adam, self._discriminator_adam = adam, replace(adam, lr=discriminator_lr)
         self._schedules = {"generator": generator_schedule, "discriminator": discriminator_schedule}
         self._ema_target = None if ema_decay is None else EMATarget("generator", ema_decay, ema_warmup)
-        self._generator_takes_labels = _takes_labels(generator, "generator", num_classes)
-        self._discriminator_takes_labels = _takes_labels(discriminator, "discriminator", num_classes)
-        if num_classes is not None and not (self._generator_takes_labels or self._discriminator_takes_labels):
+        self._discriminator_takes_labels = takes_labels(discriminator, "discriminator", num_classes)
+        if num_classes is not None and not (self.generator_takes_labels or self._discriminator_takes_labels):
             raise ValueError(
                 f"num_classes: got {num_classes}, but neither network's forward has a second argument for labels"
             )
@@ -281,81 +275,11 @@ class AdversarialGame(Game):
             return self.adaptive_augment(images, noise)  # type: ignore[no-any-return]
         return diff_augment(images, generator=noise) if self.augmentation == "diffaugment" else images
 
-    def sample(
-        self,
-        n: int,
-        *,
-        labels: Tensor | Sequence[int] | int | None = None,
-        rng: torch.Generator | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """See `Game.sample`. `batch_size` bounds the memory; the samples do not depend on it."""
-        if n < 1:
-            raise ValueError(f"n: expected a positive number of images, got {n}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size: expected a positive number or None, got {batch_size}")
-        # Labels first, whether they are drawn or not: then the same generator gives the same latents either way.
-        noise = Noise(rng)
-        drawn = self.draw_labels(n, noise)
-        chosen = drawn if labels is None else self._checked_labels(labels, n)
-        latents = self.draw_latents(n, noise)
-        size = batch_size or n
-        chunks = []
-        with evaluation_mode(self.generator):
-            for start in range(0, n, size):
-                part = slice(start, start + size)
-                chunks.append(self.generate(latents[part], None if chosen is None else chosen[part]))
-        return torch.cat(chunks)
-
-    def preview(self, n: int, *, rng: torch.Generator) -> tuple[Tensor, int | None]:
-        """One column per class where that fills the grid well, else classes spread evenly over the images."""
-        classes = self.num_classes
-        if classes is None or classes == 1:
-            return self.sample(n, rng=rng), None
-        if classes * classes <= 2 * n:
-            n -= n % classes
-            return self.sample(n, labels=[i % classes for i in range(n)], rng=rng), classes
-        return self.sample(n, labels=[i * classes // n for i in range(n)], rng=rng), None
-
-    def check_data(self, data: Any) -> None:
-        classes = getattr(data, "num_classes", None)
-        if self.num_classes is not None and classes is not None and classes > self.num_classes:
-            raise ValueError(f"num_classes: the data has {classes} classes, the game was made for {self.num_classes}")
-
-    def draw_latents(self, n: int, noise: Noise) -> Tensor:
-        """z, (n, *latent_shape), on the generator's device. Drawn where `noise` lives, so that a CPU seed fits all."""
-        parameter = next((p for p in self.generator.parameters() if p.is_floating_point()), None)
-        dtype = None if parameter is None else parameter.dtype
-        draw = noise.normal if self.latent == "normal" else noise.uniform
-        z = draw(n, *self.latent_shape, dtype=dtype)
-        z = z if parameter is None else z.to(parameter.device)
-        return z if self.latent == "normal" else z.mul(2.0).sub(1.0)
-
-    def draw_labels(self, n: int, noise: Noise) -> Tensor | None:
-        """Labels for generated images, int64 (n,), uniform over the classes; None for a game without classes."""
-        if self.num_classes is None:
-            return None
-        return noise.integers(self.num_classes, n).to(next(self.parameters()).device)
-
-    def draw_images(self, n: int, labels: Tensor | None, noise: Noise) -> Tensor:
-        """Generated images for a turn; whatever else than latents a system draws for them, it draws here."""
-        return self.generate(self.draw_latents(n, noise), labels)
-
-    def generate(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Images from latents, with the labels if the generator takes them."""
-        takes = (labels,) if self._generator_takes_labels else ()
-        images: Tensor = self.generator(z, *takes, **self.generator_options())
-        return images
-
     def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Logits of images, with the labels if the discriminator takes them."""
         takes = (labels,) if self._discriminator_takes_labels else ()
         logits: Tensor = self.discriminator(images, *takes, **self.discriminator_options())
         return logits
-
-    def generator_options(self) -> dict[str, Any]:
-        """Further arguments with which the generator is called at present. None by default."""
-        return {}
 
     def discriminator_options(self) -> dict[str, Any]:
         """Likewise the discriminator."""
@@ -365,39 +289,3 @@ class AdversarialGame(Game):
         if batch.labels is None:
             raise ValueError(f"num_classes: the game has {self.num_classes} classes, but the data has no labels")
         return batch.labels
-
-    def _checked_labels(self, labels: Tensor | Sequence[int] | int, n: int) -> Tensor:
-        if self.num_classes is None:
-            raise ValueError("labels: this game has no classes; leave labels out")
-        chosen = torch.as_tensor(labels, dtype=torch.int64, device=next(self.parameters()).device)
-        chosen = chosen.expand(n) if chosen.ndim == 0 else chosen
-        if chosen.shape != (n,):
-            raise ValueError(f"labels: expected {n} labels or a single one, got shape {tuple(chosen.shape)}")
-        low, high = int(chosen.min()), int(chosen.max())
-        if low < 0 or high >= self.num_classes:
-            raise ValueError(f"labels: expected values from 0 to {self.num_classes - 1}, got {low} to {high}")
-        return chosen
-
-
-def _latent_shape(latent_dim: int | Sequence[int] | None, generator: nn.Module) -> tuple[int, ...]:
-    if latent_dim is None:
-        latent_dim = getattr(generator, "latent_dim", None)
-        if latent_dim is None:
-            raise ValueError("latent_dim: give the size of z, since the generator has no attribute latent_dim")
-    shape = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
-    if not shape or any(size < 1 for size in shape):
-        raise ValueError(f"latent_dim: expected positive sizes, got {latent_dim!r}")
-    return shape
-
-
-def _takes_labels(network: nn.Module, role: str, num_classes: int | None) -> bool:
-    """Whether to call the network with labels: it has classes, and its forward has a place for a second argument."""
-    places = [
-        p
-        for p in inspect.signature(network.forward).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    variadic = any(p.kind is p.VAR_POSITIONAL for p in places)
-    if num_classes is None and len(places) > 1 and not variadic and places[1].default is inspect.Parameter.empty:
-        raise ValueError(f"num_classes: the {role}'s forward demands labels ({places[1].name!r}), so give num_classes")
-    return num_classes is not None and (variadic or len(places) > 1)

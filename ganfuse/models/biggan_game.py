@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ganfuse.engine.adversarial import AdversarialGame
 from ganfuse.engine.game import EMATarget, Player
 from ganfuse.engine.noise import Noise
-from ganfuse.engine.optimizers import Adam
 from ganfuse.engine.orthogonal import OrthogonalGradient
 from ganfuse.engine.standing_statistics import collect_standing_statistics
 from ganfuse.models.checks import check_range
@@ -30,7 +29,7 @@ class BigGANGame(AdversarialGame):
     Args:
         generator, discriminator, loss: as in `AdversarialGame`. The discriminator sees real and generated images in one
             batch, so that its spectral norms move once per turn.
-        adam_eps: of both optimisers.
+        adam_eps: of both optimisers, as in the authors' code.
         ema_start: before this step the average is a copy of the weights.
         orthogonal: β of orthogonal regularisation of the generator's weights (section 3.1), embeddings excepted; see
             `ganfuse.engine.orthogonal`. 0: none.
@@ -51,9 +50,10 @@ class BigGANGame(AdversarialGame):
         orthogonal: float = 0.0,
         **options: Any,
     ) -> None:
-        check_range(0.0, float("inf"), adam_eps=adam_eps, ema_start=ema_start, orthogonal=orthogonal)
-        super().__init__(generator, discriminator, loss, concatenate=True, ema_warmup=False, **options)
-        self.adam_eps = adam_eps
+        check_range(0.0, float("inf"), ema_start=ema_start, orthogonal=orthogonal)
+        super().__init__(
+            generator, discriminator, loss, adam_eps=adam_eps, concatenate=True, ema_warmup=False, **options
+        )
         self.ema_start = ema_start
         self.orthogonal = orthogonal
         self._truncation: float | None = None
@@ -62,8 +62,7 @@ class BigGANGame(AdversarialGame):
         return tuple(replace(player, optimizer=self._optimizer(player)) for player in super().players())
 
     def _optimizer(self, player: Player) -> Callable[[Any], torch.optim.Optimizer]:
-        assert isinstance(player.optimizer, Adam)
-        adam = replace(player.optimizer, eps=self.adam_eps)
+        adam = player.optimizer
         if player.name != "generator" or self.orthogonal == 0.0:
             return adam
 
