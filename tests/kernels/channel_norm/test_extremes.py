@@ -35,6 +35,17 @@ def test_constant_maps(backend, norm, value):
         assert torch.isfinite(result).all(), name
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_third_derivatives_of_constant_maps(backend, norm):
+    x, *rest = make_inputs(Problem(norm, (2, 4, 3, 3), "own", "silu"), torch.float32)
+    leaves = (torch.full_like(x, 3.0).requires_grad_(), *rest)
+    total = call(Problem(norm, (2, 4, 3, 3), "own", "silu"), backend)(*leaves).sin().sum()
+    for order in range(3):
+        gradients = torch.autograd.grad(total, leaves, create_graph=order < 2)
+        total = sum(g.square().sum() for g in gradients)
+    assert all(torch.isfinite(g).all() for g in gradients)
+
+
 def test_one_position_gives_the_bias(backend):
     x, gain, bias = (torch.randn(s, requires_grad=True) for s in ((4, 3, 1, 1), (4, 3), (4, 3)))
     for unbiased in (False, True):

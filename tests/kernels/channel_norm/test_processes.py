@@ -43,6 +43,34 @@ def results(backend, activation, parameters, dtype, part=slice(0, 4), group=None
 NAMES = ("y", "mean", "var", "dx", "dgain", "dbias", "d2x", "d2gain", "d2bias")
 
 
+def _collectives(backend):
+    """How often processes wait for each other in the forward and in the backward."""
+    counts = {"all_gather": 0, "all_reduce": 0}
+    originals = {name: getattr(dist, name) for name in counts}
+
+    def counted(name):
+        def run(*arguments, **options):
+            counts[name] += 1
+            return originals[name](*arguments, **options)
+
+        return run
+
+    x, gain, bias = (t.requires_grad_() for t in _inputs("shared", torch.float32))
+    for name in counts:
+        setattr(dist, name, counted(name))
+    try:
+        y = batch_norm_act(
+            x, gain, bias, torch.zeros(5), torch.ones(5), training=True, activation="relu", backend=backend,
+            process_group=dist.group.WORLD,
+        )  # fmt: skip
+        forward = dict(counts)
+        torch.autograd.grad(y.sum(), (x, gain, bias))
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)
+    return forward, {name: counts[name] - forward[name] for name in counts}
+
+
 def _worker(rank, folder, backends):
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -54,6 +82,7 @@ def _worker(rank, folder, backends):
         for case in CASES
         for dtype in (torch.float32, torch.float64)
     }
+    made |= {("collectives", backend): _collectives(backend) for backend in backends if backend != "reference"}
     torch.save(made, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -92,6 +121,15 @@ def test_two_processes_equal_one(by_rank, backend, case, dtype):
             joined = torch.cat([first, second])
         error = (joined.double() - e).abs().max() / e.abs().max()
         assert error < tolerance, f"{name}: {error:.3g}"
+
+
+def test_one_collective_each_way(by_rank, backend):
+    if backend == "reference":
+        pytest.skip("the definition sums step by step")
+    for made in by_rank:
+        forward, backward = made["collectives", backend]
+        assert forward == {"all_gather": 1, "all_reduce": 0}
+        assert backward == {"all_gather": 0, "all_reduce": 1}
 
 
 def test_joining_parts_keeps_the_variance_and_skips_empty_ones(monkeypatch):
