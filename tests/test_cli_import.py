@@ -49,6 +49,5 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
 
 def test_the_help_names_the_sources() -> None:
     text = " ".join((import_module("ganfuse.commands.import_").import_.__doc__ or "").split())
-    listed = text.partition("Sources: ")[2].rstrip(".").split(", ")
-    # The networks of sagan are of no registered model.
-    assert listed == [name for name in sources() if name != "sagan"]
+    listed = text.partition("Sources: ")[2].partition(".")[0].split(", ")
+    assert listed == sources()

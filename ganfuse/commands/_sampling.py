@@ -28,17 +28,28 @@ def load_for_sampling(run: Path, weights: Weights, checkpoint: str, device: str)
     from ganfuse.engine import CheckpointError, load_run
 
     try:
-        return load_run(run, weights=weights.value, checkpoint=_which(checkpoint), device=device)
+        return load_run(run, weights=weights.value, checkpoint=which_checkpoint(checkpoint), device=device)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
 
 
-def class_names(run: Path, game: "Game") -> list[str]:
-    """Names by class; the numbers where the run has no names. Empty for a game without classes."""
+def refuse_of_runs(weights: Weights, checkpoint: str, **given: object) -> None:
+    """Raises CommandError for an option that a run alone has, where there is none."""
+    changed = {"weights": weights is not Weights.ema, "checkpoint": checkpoint != "latest"}
+    for name, value in (changed | given).items():
+        if value:
+            raise CommandError(
+                f"--{name} is of runs, which --from is not", "--part chooses among the networks of a file"
+            )
+
+
+def class_names(run: Path | None, game: "Game") -> list[str]:
+    """Names by class; the numbers where the run has no names, or there is none. Empty for a game without classes."""
     from ganfuse.engine.run_folder import RunFolder
 
     count = getattr(game, "num_classes", None) or 0
-    names = (RunFolder(run).read_config().get("data") or {}).get("class_names") or []
+    described = {} if run is None else RunFolder(run).read_config()
+    names = (described.get("data") or {}).get("class_names") or []
     return [str(name) for name in names] if len(names) == count else [str(label) for label in range(count)]
 
 
@@ -49,7 +60,7 @@ def chosen_classes(text: str, names: Sequence[str], *, option: str = "--classes"
         CommandError: a run without classes, or an unknown class (naming the nearest).
     """
     if not names:
-        raise CommandError(f"{option}: this run was trained without classes")
+        raise CommandError(f"{option}: this model was trained without classes")
     if text.strip().lower() == "each":
         return list(range(len(names)))
     by_name = {name.lower(): label for label, name in enumerate(names)}
@@ -69,7 +80,12 @@ def chosen_classes(text: str, names: Sequence[str], *, option: str = "--classes"
     return chosen
 
 
-def _which(checkpoint: str) -> str | int:
+def which_checkpoint(checkpoint: str) -> str | int:
+    """The argument of `load_run` for the option --checkpoint.
+
+    Raises:
+        CommandError: it is none.
+    """
     if checkpoint in ("latest", "best"):
         return checkpoint
     if not checkpoint.isdecimal():

@@ -99,6 +99,11 @@ def _flat_run_config(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     try:
         settings = {"model": game["name"], "data": data["name"], **(game["config"] or {})}
     except KeyError as error:
+        if not data and not trainer:
+            raise CommandError(
+                f"{path}: this run was imported, not trained, so it does not say on which data to go on",
+                hint=f"ganfuse train --from {path.parent} --data SOURCE --out RUN begins with its weights",
+            ) from error
         raise CommandError(f"{path}: not the configuration of a complete run (it has no {error})") from error
     settings |= {key: data[key] for key in DATA_KEYS if key in data}
     # A number of classes that came from the data is not a choice of the user's: other data bring their own.

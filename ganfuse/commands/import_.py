@@ -36,23 +36,20 @@ def import_(
     The architecture is read from the tensors. Every tensor must fit; nothing in the file is executed. Parts of the
     model that are not imported have new weights.
 
-    Sources: biggan-pytorch, cyclegan-pix2pix, hf-biggan-deep, stylegan2-ada,
-    ugatit-pytorch, unetgan.
+    Sources: biggan-pytorch, cyclegan-pix2pix, hf-biggan-deep, progan, sagan, studiogan,
+    stylegan1-rosinality, stylegan2-ada, stylegan2-rosinality, ugatit-pytorch, unetgan.
+
+    sagan's networks are of no model that makes runs; ganfuse sample --from draws from them, and from all others without
+    a run, too.
     """
+    from ganfuse.commands._importing import parse_parts
     from ganfuse.commands._settings import parse_assignments
     from ganfuse.engine import CheckpointError
     from ganfuse.engine.run_folder import RunFolder
     from ganfuse.interop import load_game, write_run
 
     config = parse_assignments(set_ or ())
-    others = {}
-    for given in also or ():
-        name, equals, path = given.partition("=")
-        if not (name and equals and path):
-            raise CommandError(
-                f"--also expects PART=FILE, got {given!r}", hint="for example --also discriminator=D.pth"
-            )
-        others[name] = Path(path)
+    others = parse_parts(also or ())
     if not overwrite:
         RunFolder(out).require_vacant()
     game = load_game(source, file, part, place=place, also=others, **config)

@@ -8,7 +8,8 @@ import typer
 
 from ganfuse.commands._data_images import draw_reconstructions
 from ganfuse.commands._errors import CommandError
-from ganfuse.commands._sampling import Weights, chosen_classes, class_names, load_for_sampling
+from ganfuse.commands._importing import FromOption, PartOption, SettingsOption, load_imported, require_one
+from ganfuse.commands._sampling import Weights, chosen_classes, class_names, load_for_sampling, refuse_of_runs
 from ganfuse.commands._two_domains import (
     Domain,
     alternate_rows,
@@ -34,7 +35,7 @@ _BATCH = 64
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of the run.", show_default=False)] = None,
     out: Annotated[
         Path | None, typer.Option(help="Picture to write; its ending gives the format.", show_default="grid.png")
     ] = None,
@@ -94,8 +95,11 @@ def sample(
     checkpoint: Annotated[str, typer.Option(help="latest, best, or the step of a checkpoint.")] = "latest",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1...")] = "auto",
     scale: Annotated[int, typer.Option(min=1, help="Enlarge every pixel by this whole factor.")] = 1,
+    from_: FromOption = None,
+    part: PartOption = None,
+    set_: SettingsOption = None,
 ) -> None:
-    """Draw images from a trained run: a grid, or an archive of many.
+    """Draw images from a trained run, or with another codebase's weights: a grid, or an archive of many.
 
     With --classes each class gets a row (or as many as --columns makes of it) of equally many images.
 
@@ -112,8 +116,18 @@ def sample(
     picture = out or Path("grid.png")
     if npz is None:
         require_image_ending(picture)
-    game = load_for_sampling(run, weights, checkpoint, device)
-    if reconstruct or isinstance(game, TranslationGame):
+    require_one(run, from_, part=part, set=set_)
+    if from_ is not None:
+        refuse_of_runs(weights, checkpoint, data=data, split=split, reconstruct=reconstruct)
+        game, _ = load_imported(from_, part=part, assignments=set_ or (), device=device)
+        if isinstance(game, TranslationGame):
+            raise CommandError(
+                f"--from: {game.name} draws nothing from noise", f"ganfuse translate --from {from_} IN OUT"
+            )
+    else:
+        assert run is not None
+        game = load_for_sampling(run, weights, checkpoint, device)
+    if run is not None and (reconstruct or isinstance(game, TranslationGame)):
         given = {"--npz": npz, "--classes": classes, "--truncation": truncation, "--domain": domain}
         given |= {"--truncation-cutoff": truncation_cutoff, "--standing-statistics": standing_statistics}
         refuse_given(given, "nothing is drawn from noise here, images are reconstructed or translated")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from ganfuse.commands._beginnings import Beginning, beginning_of
 from ganfuse.commands._errors import EXIT_INTERRUPTED, CommandError
 from ganfuse.commands._output import print_result
 from ganfuse.commands._settings import (
@@ -82,6 +83,24 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings, also a run's config.yaml. Options go before it.")
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="SOURCE:FILE|RUN",
+            help="Begin with another codebase's weights, such as biggan-pytorch:G_ema.pth (ganfuse import --help lists "
+            "the sources), or a run's. MODEL and what the weights determine are theirs.",
+            show_default="new weights",
+        ),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="With --from SOURCE:FILE: which network, where it holds several.", show_default="all"),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="With --from SOURCE:FILE: a further part of the model, PART=FILE. May be repeated."),
+    ] = None,
 ) -> None:
     """Train a model.
 
@@ -90,6 +109,9 @@ def train(
     on_bad_image) and of the model (width, generator_lr...). An unknown one is answered with the list.
 
     On several GPUs or machines: torchrun --nproc-per-node 8 -m ganfuse train ... . The batch is divided among them.
+
+    --from begins with weights that are there, at step 0: to fine-tune on other data. Parts that have none, such as the
+    discriminator of a generator alone, begin anew.
 
     Ctrl-C saves and stops; --resume goes on from there, with the same result as if nothing had happened.
     """
@@ -107,15 +129,41 @@ def train(
         "time_limit": None if time_limit is None else parse_duration(time_limit),
     }
     flags = {key: value for key, value in given.items() if value is not None}
-    settings = _combine(flags, parse_assignments(assignments or []), config, resume=resume)
-    _train(settings, threads=threads, resume=resume, overwrite=overwrite)
+    chosen = _chosen(flags, parse_assignments(assignments or []), config)
+    beginning: Beginning | None = None
+    if from_ is not None:
+        if resume:
+            raise CommandError("--from and --resume: a run goes on with its own weights", "--resume alone does that")
+        beginning = beginning_of(from_, part=part, also=also or (), settings=chosen)
+        chosen = _begun_with(beginning, chosen)
+    elif part is not None or also:
+        raise CommandError(f"--{'also' if part is None else 'part'} goes with --from")
+    _train(_combine(chosen, resume=resume), beginning, threads=threads, resume=resume, overwrite=overwrite)
 
 
-def _combine(flags: dict[str, Any], assigned: dict[str, Any], config: Path | None, *, resume: bool) -> dict[str, Any]:
-    """Options and --set before the file, the file before what the run that is resumed was begun with."""
+def _chosen(flags: dict[str, Any], assigned: dict[str, Any], config: Path | None) -> dict[str, Any]:
+    """Options and --set before the file."""
     for key in flags.keys() & assigned.keys():
         raise CommandError(f"{key} is given both as an option and by --set")
-    chosen = (read_settings_file(config) if config is not None else {}) | assigned | flags
+    return (read_settings_file(config) if config is not None else {}) | assigned | flags
+
+
+def _begun_with(beginning: Beginning, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings with what the weights determine, which others must not contradict."""
+    fixed = {"model": beginning.model}
+    fixed |= {key: beginning.config[key] for key in ("resolution", "channels") if key in beginning.config}
+    for key, value in fixed.items():
+        # Translators take images of any size.
+        free = key == "resolution" and default_data(beginning.model) != DEFAULT_DATA["images"]
+        if chosen.setdefault(key, value) != value and not free:
+            raise CommandError(f"{key}: {beginning.of} has the weights of {value}, got {chosen[key]}")
+    chosen.setdefault("data", default_data(beginning.model))
+    chosen.setdefault("out", _default_out(f"{beginning.model}-finetuned", str(chosen["data"])))
+    return {key: value for key, value in chosen.items() if key not in beginning.keywords}
+
+
+def _combine(chosen: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+    """What was chosen before what the run that is resumed was begun with, or the defaults."""
     subject = {"model": DEFAULT_MODEL} | chosen
     subject.setdefault("data", default_data(str(subject["model"])))
     out = Path(chosen.get("out") or _default_out(subject["model"], subject["data"]))
@@ -145,7 +193,9 @@ def _default_out(model: str, data: str) -> Path:
     return Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{name}")
 
 
-def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite: bool) -> None:
+def _train(
+    flat: dict[str, Any], beginning: Beginning | None, *, threads: int | None, resume: bool, overwrite: bool
+) -> None:
     import torch
 
     from ganfuse.engine import Trainer
@@ -164,7 +214,7 @@ def _train(flat: dict[str, Any], *, threads: int | None, resume: bool, overwrite
     with processes.first_one_first():
         data = open_dataset(source, kind=cast("DataKind", info.data_kind), **settings.data)
     torch.manual_seed(_seed(settings))
-    game = create_game(info.name, info.config, settings, data)
+    game = create_game(info.name, info.config, settings, data, beginning)
     try:
         trainer = Trainer(game, data, out=out, resume=resume, overwrite=overwrite, **settings.trainer)
     except FileExistsError as error:
@@ -194,7 +244,9 @@ def _seed(settings: Settings) -> int:
     return seed
 
 
-def create_game(name: str, known: dict[str, Any], settings: Settings, data: "AnyDataset") -> "Game":
+def create_game(
+    name: str, known: dict[str, Any], settings: Settings, data: "AnyDataset", beginning: Beginning | None = None
+) -> "Game":
     """The game for this data set: what the data and the trainer determine is not asked of the user."""
     from ganfuse.engine.options import TrainerOptions
     from ganfuse.models import create
@@ -208,9 +260,12 @@ def create_game(name: str, known: dict[str, Any], settings: Settings, data: "Any
     }
     if hasattr(data, "features"):
         determined["embedding_dim"] = data.features
+    if beginning is not None and "num_classes" in beginning.config:
+        # The data may have fewer.
+        del determined["num_classes"]
     config = {key: value for key, value in determined.items() if key in known} | settings.game
     try:
-        return create(name, **config)
+        return create(name, **config) if beginning is None else beginning.make(**config)
     except TypeError as error:
         # What Python says of a value of the wrong type, such as width: wide.
         raise CommandError(f"cannot build {name} with {config}: {error}") from error

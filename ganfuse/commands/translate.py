@@ -1,7 +1,7 @@
-"""`ganfuse translate`: pictures of one domain to the other, by a run of a model that translates."""
+"""`ganfuse translate`: pictures of one domain to the other, by a run of a model that translates or imported weights."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ganfuse.commands._errors import EXIT_FAILED, CommandError
-from ganfuse.commands._sampling import Weights, load_for_sampling
+from ganfuse.commands._importing import FromOption, PartOption, SettingsOption, load_imported, require_one
+from ganfuse.commands._sampling import Weights, load_for_sampling, refuse_of_runs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ganfuse.engine import Game
     from ganfuse.engine.translation import TranslationGame
 
 logger = logging.getLogger("ganfuse.translate")
@@ -47,10 +49,13 @@ class OnBadImage(str, Enum):
 
 
 def translate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A picture, or a folder of pictures and folders.")],
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder to write to, under the names in IN; or one picture.")
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RUN] IN OUT",
+            help="Folder of the run (not with --from); a picture, or a folder of pictures and folders; a folder to "
+            "write to, under the names in IN, or one picture.",
+        ),
     ],
     direction: Annotated[Direction, typer.Option(help="ab: from domain A to B; ba: from B to A.")] = Direction.ab,
     resize: Annotated[
@@ -77,6 +82,9 @@ def translate(
             show_default="none",
         ),
     ] = None,
+    from_: FromOption = None,
+    part: PartOption = None,
+    set_: SettingsOption = None,
 ) -> None:
     """Translate pictures to the other domain.
 
@@ -87,17 +95,25 @@ def translate(
     from ganfuse.engine.data.progress import progress_bar
     from ganfuse.engine.translation import TranslationGame
 
+    run, source, out = _arguments(paths, from_)
+    require_one(run, from_, part=part, set=set_)
     jobs = _jobs(source, out)
     if heat_map is not None:
         jobs = [replace(job, heat=heat_map / _name(job, out)) for job in jobs]
     if cycle is not None:
         jobs = [replace(job, cycle=cycle / _name(job, out)) for job in jobs]
     _require_vacant(jobs, overwrite)
-    game = load_for_sampling(run, weights, checkpoint, device)
+    if from_ is not None:
+        refuse_of_runs(weights, checkpoint)
+        game = _imported(from_, part, set_ or (), direction, device, both=cycle is not None)
+    else:
+        assert run is not None
+        game = load_for_sampling(run, weights, checkpoint, device)
     if not isinstance(game, TranslationGame):
+        given = f"{run} is a run of" if from_ is None else f"{from_} is a checkpoint of"
         raise CommandError(
-            f"{run} is a run of {game.name}, which does not translate pictures",
-            hint=f"ganfuse sample {run} --out grid.png draws from it",
+            f"{given} {game.name}, which does not translate pictures",
+            hint=f"ganfuse sample {run or f'--from {from_}'} --out grid.png draws from it",
         )
     if heat_map is not None and not hasattr(game, "heat_map"):
         raise CommandError(f"--heat-map: {game.name} does not say where it looks; ugatit does")
@@ -108,6 +124,33 @@ def translate(
             _translate(game, [pixels for _, pixels in batch], [job for job, _ in batch], direction.value, report)
             advance(len(batch))
     report.tell(game, out, of=len(jobs))
+
+
+def _arguments(paths: list[Path], from_: str | None) -> tuple[Path | None, Path, Path]:
+    """Run, IN and OUT; of two paths with --from there is no run."""
+    if from_ is not None and len(paths) == 2:
+        return None, paths[0], paths[1]
+    if from_ is None and len(paths) == 3:
+        return paths[0], paths[1], paths[2]
+    expected = "RUN IN OUT" if from_ is None else "IN OUT with --from"
+    raise CommandError(f"expected {expected}, got {len(paths)} path{'' if len(paths) == 1 else 's'}")
+
+
+def _imported(
+    from_: str, part: str | None, assignments: Iterable[str], direction: Direction, device: str, *, both: bool
+) -> "Game":
+    """The game of a checkpoint, whose generator goes in the direction that is wanted.
+
+    Raises:
+        CommandError: that generator is not among the networks of the file.
+    """
+    place = f"generator_{direction.value}"
+    game, generators = load_imported(from_, part=part, assignments=assignments, device=device, place=place)
+    for name in ("generator_ab", "generator_ba") if both else (place,):
+        if "generator" not in generators and name not in generators:
+            why = "--cycle needs both" if both else "--direction asks for it"
+            raise CommandError(f"--from: {from_} holds {', '.join(generators)}, but no {name}, and {why}")
+    return game
 
 
 @dataclass(frozen=True)
@@ -184,7 +227,12 @@ def _require_vacant(jobs: list[_Job], overwrite: bool) -> None:
 
 
 def _pictures(
-    jobs: list[_Job], run: Path, game: "TranslationGame", resize: Resize, on_bad_image: OnBadImage, report: _Report
+    jobs: list[_Job],
+    run: Path | None,
+    game: "TranslationGame",
+    resize: Resize,
+    on_bad_image: OnBadImage,
+    report: _Report,
 ) -> "Iterator[tuple[_Job, Tensor]]":
     """Each picture that can be read, uint8 (C, H, W)."""
     from ganfuse.engine.data.image_decoding import UnreadableImageError, decode_image, decode_picture
@@ -192,7 +240,8 @@ def _pictures(
 
     channels, resolution, _ = game.image_shape
     # How pictures became square for training; the default is not recorded.
-    fit = (RunFolder(run).read_config().get("data") or {}).get("resize", "crop")
+    described = {} if run is None else RunFolder(run).read_config()
+    fit = (described.get("data") or {}).get("resize", "crop")
     for job in jobs:
         try:
             if resize is Resize.keep:

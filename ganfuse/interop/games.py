@@ -17,7 +17,7 @@ from ganfuse.interop.reading import read_file
 from ganfuse.models import create
 from ganfuse.version import __version__
 
-__all__ = ["load_game", "write_run"]
+__all__ = ["common_config", "game_of", "load_game", "read_networks", "split_config", "write_run"]
 
 Checkpoint = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -46,15 +46,35 @@ def load_game(
         FileNotFoundError, ValueError: as `load`; and where the networks do not belong together, or are of no
             configuration of a registered model.
     """
+    own, config = split_config(source, config)
+    networks = read_networks(source, checkpoint, part, place=place, also=also, **own)
+    return game_of(source, networks, **config)
+
+
+def split_config(source: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The source's keywords, and the model's."""
+    known = source_info(source).keywords
+    own = {key: value for key, value in config.items() if key in known}
+    return own, {key: value for key, value in config.items() if key not in known}
+
+
+def read_networks(
+    source: str,
+    checkpoint: Checkpoint,
+    part: str | None = None,
+    *,
+    place: str | None = None,
+    also: Mapping[str, Checkpoint] | None = None,
+    **own: Any,
+) -> dict[str, Network]:
+    """The networks that `load_game` would fill its model with, by the model's parts. `own`: the source's keywords."""
     info = source_info(source)
-    own = {key: config.pop(key) for key in tuple(config) if key in info.keywords}
     found = checkpoint if isinstance(checkpoint, Mapping) else read_file(checkpoint)
     held = [] if part is not None else held_networks(found, info)
     if held:
         # Of two for one place the latter stays: a generator's average.
         chosen = {info.places[name]: name for name in held}
         networks = {where: read_network(source, found, name, **own) for where, name in chosen.items()}
-        first = next(iter(networks.values()))
     else:
         first = read_network(source, found, part, **own)
         networks = {first.part if place is None else place: first}
@@ -62,7 +82,13 @@ def load_game(
         if name in networks:
             raise ValueError(f"also: {name} is what the first checkpoint becomes; place= may name another part")
         networks[name] = read_network(source, other, **own)
-    game = create(first.model, **{**_common_config(source, networks), **config})
+    return networks
+
+
+def game_of(source: str, networks: Mapping[str, Network], **config: Any) -> Game:
+    """The model that has these networks, filled; see `load_game`."""
+    model, common = common_config(source, networks)
+    game = create(model, **{**common, **config})
     for name, network in networks.items():
         filled = fill(network, source)
         modules = dict(game.named_modules())
@@ -71,7 +97,7 @@ def load_game(
             parts = ", ".join(repr(key) for key, child in modules.items() if isinstance(child, type(filled)))
             raise ValueError(f"place: expected one of {parts}, for a {type(filled).__name__} of {source}, got {name!r}")
         try:
-            load_tensors(target, filled.state_dict(), what=f"checkpoint: {source} as {first.model}'s {name}")
+            load_tensors(target, filled.state_dict(), what=f"checkpoint: {source} as {model}'s {name}")
         except CheckpointError as error:
             raise ValueError(str(error)) from error
     return game.eval()
@@ -100,19 +126,23 @@ def write_run(game: Game, out: str | os.PathLike[str], *, overwrite: bool = Fals
     save_checkpoint(run.checkpoints, 0, game=game.name, weights=weights, state={"step": 0})
 
 
-def _common_config(source: str, networks: Mapping[str, Network]) -> dict[str, Any]:
-    """The configuration that all networks agree on."""
+def common_config(source: str, networks: Mapping[str, Network]) -> tuple[str, dict[str, Any]]:
+    """The model of the networks, and the configuration that all agree on.
+
+    Raises:
+        ValueError: they do not, or are of none.
+    """
     common: dict[str, Any] = {}
     model = next(iter(networks.values())).model
     for name, network in networks.items():
         if network.config is None:
             raise ValueError(
                 f"checkpoint: the {name} of this {source} checkpoint is of no configuration of {network.model}; "
-                "ganfuse.interop.load gives the network alone"
+                "ganfuse.interop.load gives the network alone, and ganfuse sample --from draws from it"
             )
         if network.model != model:
             raise ValueError(f"also: {name} is of {network.model}, the first checkpoint of {model}")
         for key, value in network.config.items():
             if common.setdefault(key, value) != value:
                 raise ValueError(f"also: {name} has {key}={value!r}, the other networks {common[key]!r}")
-    return common
+    return model, common
