@@ -77,7 +77,7 @@ class TranslationGame(Game):
             raise ValueError(f"crop: expected 1 to {resolution}, the side of the data's images, got {crop!r}")
         self.image_shape = (channels, resolution, resolution)
         self.training_size = resolution if crop is None else crop
-        wrong = self._wrong_size(self.training_size)
+        wrong = self.wrong_size(self.training_size)
         if wrong:
             raise ValueError(f"{'resolution' if crop is None else 'crop'}: {wrong}")
         self.optimizers = {"generators": generator_optimizer, "discriminators": discriminator_optimizer}
@@ -125,7 +125,7 @@ class TranslationGame(Game):
         if images.dim() != 4 or images.shape[1] != self.image_shape[0]:
             raise ValueError(f"images: expected (B, {self.image_shape[0]}, H, W), got {tuple(images.shape)}")
         for side in images.shape[2:]:
-            wrong = self._wrong_size(side)
+            wrong = self.wrong_size(side)
             if wrong:
                 raise ValueError(f"images: {wrong}")
         with evaluation_mode(translator):
@@ -212,7 +212,8 @@ class TranslationGame(Game):
         cut = random_crop(torch.cat([a, b], 1), size, generator=noise)
         return cut[:, : a.shape[1]], cut[:, a.shape[1] :]
 
-    def _wrong_size(self, side: int) -> str:
+    def wrong_size(self, side: int) -> str:
+        """What is wrong with images of that side; empty for one that can be translated."""
         if self.one_size and side != self.least_size:
             return f"{self.name} was made for images of {self.least_size}×{self.least_size} alone, got a side of {side}"
         if side % self.size_multiple or side < self.least_size:

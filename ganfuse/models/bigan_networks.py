@@ -209,7 +209,7 @@ class _Trunk(nn.Module):
     def forward(self, images: Tensor, z: Tensor | None) -> Tensor:
         check_images(images, self.channels, self.resolution)
         h = 0.5 * (images + 1.0)
-        h = h if self.convolutional else h.reshape(len(h), -1)
+        h = h if self.convolutional else h.reshape(h.shape[0], -1)
         for layer in self.layers:
             h = layer(h, z)
         return h.flatten(1)
