@@ -109,8 +109,6 @@ def read(tensors: dict[str, Tensor], part: str | None, config: Mapping[str, Any]
     found = "generator" if generator else "discriminator"
     require_part(part, found, "sagan")
     stages = len(indices(tensors, r"l(\d+)\."))
-    # The power method's v is not needed: the step starts at u.
-    tensors = {key: value for key, value in tensors.items() if not key.endswith(".module.weight_v")}
     tensors = settle(tensors, weight="weight_bar", u="weight_u")
     rules = [(rf"^l{n}\.(\d)\.", rf"stages.{n - 1}.\1.") for n in range(1, stages + 1)]
     tensors = renamed(tensors, [*rules, (r"\.module\.", "."), (r"^last\.0\.", "last.")])

@@ -58,7 +58,7 @@ _LIST = (
         "Self-Attention-GAN (heykeetae): convolutional networks with two attention layers, 64 px",
         _PLAYERS,
         "sagan",
-        (_COUNT,),
+        (Ignored(r".*\.module\.weight_v", "the power method's v, which its next step computes from u"), _COUNT),
     ),
     Source(
         "studiogan",
