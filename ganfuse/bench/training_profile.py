@@ -75,8 +75,10 @@ def period_of(turns: Sequence[Turn]) -> int:
 
 def plays_per_step(turns: Sequence[Turn]) -> dict[str, float]:
     """How often each turn is played in a step, on average; without turns that are rarer than every 64 steps."""
-    counts = [_plays(turns, step) for step in range(1, _HORIZON + 1)]
-    found = {turn.name: sum(count.get(turn.name, 0) for count in counts) / _HORIZON for turn in turns}
+    # Whole periods, or one would count for more than it has.
+    steps = _HORIZON // period_of(turns) * period_of(turns)
+    counts = [_plays(turns, step) for step in range(1, steps + 1)]
+    found = {turn.name: sum(count.get(turn.name, 0) for count in counts) / steps for turn in turns}
     return {name: rate for name, rate in found.items() if rate}
 
 

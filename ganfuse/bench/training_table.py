@@ -79,7 +79,8 @@ def group_rows(rows: Sequence[Row], least: float = 0.01) -> tuple[list[str], lis
     lines = [[group, *(_share(share.get(group)) for share in shares)] for group in ordered]
     if shares:
         rest = [sum(value for group, value in share.items() if group not in groups) for share in shares]
-        lines.append(["the rest", *map(_share, rest)])
+        if any(rest):
+            lines.append(["the rest", *map(_share, rest)])
     return [row["provider"] for row in measured], lines
 
 

@@ -26,6 +26,7 @@ def test_lazy_turns_give_the_rhythm():
     assert covering_steps(lazy) == [16]
     alternating = turns({"name": "d", "when": lambda s: s % 3 == 0}, {"name": "g", "when": lambda s: s % 3 != 0})
     assert period_of(alternating) == 3
+    assert plays_per_step(alternating) == pytest.approx({"d": 1 / 3, "g": 2 / 3})
     assert sorted(step % 3 == 0 for step in covering_steps(alternating)) == [False, True]
     assert "rare" not in plays_per_step(turns({"name": "d"}, {"name": "rare", "every": 100}))
 
