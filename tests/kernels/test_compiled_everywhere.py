@@ -1,4 +1,5 @@
-"""Every kernel in its shipped configurations, at the named shapes, compiled for every GPU that we name.
+"""Every kernel in its shipped configurations, at the named shapes, compiled for every GPU that we name: without problems,
+and no worse than in the snapshot where that has them.
 
 Where an op has more shapes than fit the suite's 40 minutes, every third; `ganfuse inspect` compiles all.
 """
