@@ -79,14 +79,32 @@ def require_one(run: Path | None, from_: str | None, **with_from: Any) -> None:
             raise CommandError(f"--{name} goes with --from, and got the run {run}")
 
 
+def has_keyword(from_: str, name: str) -> bool:
+    """Whether the source has a keyword of that name."""
+    from ganfuse.interop import source_info
+
+    return name in source_info(parse_from(from_)[0]).keywords
+
+
 def load_imported(
-    from_: str, *, part: str | None, assignments: Iterable[str], device: str, place: str | None = None
+    from_: str,
+    *,
+    part: str | None,
+    assignments: Iterable[str],
+    device: str,
+    place: str | None = None,
+    **keywords: Any,
 ) -> "tuple[Game, tuple[str, ...]]":
-    """The game of a checkpoint, see `ganfuse.interop.sampling.sampling_game`, on the device."""
+    """The game of a checkpoint, see `ganfuse.interop.sampling.sampling_game`, on the device.
+
+    Args:
+        keywords: what the assignments go before.
+    """
     from ganfuse.commands._settings import parse_assignments
     from ganfuse.engine.options import resolve_device
     from ganfuse.interop.sampling import sampling_game
 
     source, file = parse_from(from_)
-    game, generators = sampling_game(source, file, part, place=place, **parse_assignments(assignments))
+    settings = {**keywords, **parse_assignments(assignments)}
+    game, generators = sampling_game(source, file, part, place=place, **settings)
     return game.to(resolve_device(device)), generators

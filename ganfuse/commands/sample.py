@@ -8,7 +8,14 @@ import typer
 
 from ganfuse.commands._data_images import draw_reconstructions
 from ganfuse.commands._errors import CommandError
-from ganfuse.commands._importing import FromOption, PartOption, SettingsOption, load_imported, require_one
+from ganfuse.commands._importing import (
+    FromOption,
+    PartOption,
+    SettingsOption,
+    has_keyword,
+    load_imported,
+    require_one,
+)
 from ganfuse.commands._sampling import Weights, chosen_classes, class_names, load_for_sampling, refuse_of_runs
 from ganfuse.commands._two_domains import (
     Domain,
@@ -119,7 +126,12 @@ def sample(
     require_one(run, from_, part=part, set=set_)
     if from_ is not None:
         refuse_of_runs(weights, checkpoint, data=data, split=split, reconstruct=reconstruct)
-        game, _ = load_imported(from_, part=part, assignments=set_ or (), device=device)
+        tabulated = truncation is not None and has_keyword(from_, "truncation")
+        if tabulated and standing_statistics is None:
+            # Such checkpoints have statistics for each truncation.
+            standing_statistics = 0
+        chosen_truncation = {"truncation": truncation} if tabulated else {}
+        game, _ = load_imported(from_, part=part, assignments=set_ or (), device=device, **chosen_truncation)
         if isinstance(game, TranslationGame):
             raise CommandError(
                 f"--from: {game.name} draws nothing from noise", f"ganfuse translate --from {from_} IN OUT"
