@@ -14,10 +14,14 @@ Series = dict[str, list[tuple[int, float | None]]]
 
 # More points than pixels only make the page heavy.
 _MOST_POINTS = 600
+# More names than these hide the curves; then those that end highest have names and colours.
+_MOST_NAMES = 8
 
 
 def draw_curves(title: str, series: Mapping[str, Sequence[tuple[int, float | None]]]) -> str:
     """An <svg> element with one line per series over the step; long ones are averaged in bins, pale behind.
+
+    Of very many series those that end highest are named, and the others are grey.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -28,13 +32,23 @@ def draw_curves(title: str, series: Mapping[str, Sequence[tuple[int, float | Non
         raise ModuleNotFoundError("curves are drawn by matplotlib: pip install 'ganfuse[report]'") from error
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes: Any = figure.subplots()
-    for index, (name, points) in enumerate(series.items()):
+    named = _named(series)
+    if len(named) < len(series):
+        title = f"{title} (the highest of {len(series)})"
+    for name, points in sorted(series.items(), key=lambda item: item[0] in named):
         steps, values = _finite(points)
-        color = f"C{index % 10}"
+        color = f"C{named.index(name)}" if name in named else "0.8"
         smooth_steps, smooth = _binned(steps, values)
         if len(smooth) < len(values):
             axes.plot(*_thinned(steps, values), color=color, alpha=0.2, linewidth=0.8)
-        axes.plot(smooth_steps, smooth, color=color, linewidth=1.4, label=name, marker="." if len(smooth) == 1 else "")
+        axes.plot(
+            smooth_steps,
+            smooth,
+            color=color,
+            linewidth=1.4,
+            label=name if name in named else "_",
+            marker="." if len(smooth) == 1 else "",
+        )
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel("step", fontsize=9)
     axes.tick_params(labelsize=8)
@@ -42,6 +56,13 @@ def draw_curves(title: str, series: Mapping[str, Sequence[tuple[int, float | Non
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, ncols=2)
     return svg_of(figure, title)
+
+
+def _named(series: Mapping[str, Sequence[tuple[int, float | None]]]) -> list[str]:
+    if len(series) <= _MOST_NAMES:
+        return list(series)
+    ends = {name: values[-1] for name, points in series.items() if (values := _finite(points)[1])}
+    return sorted(ends, key=lambda name: -ends[name])[:_MOST_NAMES]
 
 
 def svg_of(figure: Any, name: str) -> str:

@@ -120,11 +120,13 @@ def _evenly(count: int, most: int) -> list[int]:
 def _curves(lines: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> str:
     if not lines:
         return "<h2>Curves</h2><p class='quiet'>nothing logged yet</p>"
-    by_turn: dict[str, Series] = {}
+    logged: dict[str, Series] = {}
     for line in lines:
         for key, value in line.get("losses", {}).items():
-            turn, _, entry = key.partition("/")
-            by_turn.setdefault(turn, {}).setdefault(entry, []).append((line["step"], value))
+            place = _place_of(key)
+            # Scores have figures of their own, from where they are written with their circumstances.
+            if place is not None and not (evaluations and place[0] == "evaluation"):
+                logged.setdefault(place[0], {}).setdefault(place[1], []).append((line["step"], value))
     speed: Series = {"images/s": [(line["step"], line.get("images_per_second")) for line in lines]}
     rates: Series = {}
     for line in lines:
@@ -135,10 +137,24 @@ def _curves(lines: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[st
         for key, value in (record.get("scores") or {}).items():
             if isinstance(value, int | float):
                 scores.setdefault(key, []).append((record.get("step", 0), float(value)))
-    figures = {**by_turn, "throughput": speed, "learning rates": rates}
+    figures = {**logged, "throughput": speed, "learning rates": rates}
     drawn = [draw_curves(title, series) for title, series in figures.items() if series]
     drawn += [draw_curves(key, {key: values}) for key, values in scores.items() if len(values) > 1]
     return f"<h2>Curves</h2><div class='curves'>{''.join(drawn)}</div>"
+
+
+def _place_of(key: str) -> tuple[str, str] | None:
+    """In which figure a logged number stands, and under which name; None: in none."""
+    turn, _, entry = key.partition("/")
+    if turn == "collapse":
+        kind = "logits" if entry.endswith("_logit") else "accuracy"
+        return f"collapse monitor: {kind}", entry
+    if turn == "singular_values":
+        weight, _, index = entry.rpartition("/")
+        network, _, layer = weight.partition(".")
+        # The first of each weight tells; the others are in the log.
+        return (f"first singular values: {network}", layer or weight) if index == "0" else None
+    return turn, entry
 
 
 def _evaluations(records: Sequence[Mapping[str, Any]]) -> str:
@@ -151,7 +167,7 @@ def _evaluations(records: Sequence[Mapping[str, Any]]) -> str:
         scores = record.get("scores") or {}
         extractor = record.get("extractor")
         extractor = extractor.get("name") if isinstance(extractor, Mapping) else extractor
-        cells = [record.get("step"), *(scores.get(key) for key in keys), extractor, record.get("num")]
+        cells = [record.get("step"), *(scores.get(key) for key in keys), extractor, record.get("num_fake")]
         rows.append("".join(f"<td>{html.escape(_text(cell))}</td>" for cell in cells))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f"<h2>Evaluations</h2><table><tr>{head}</tr>{body}</table>"

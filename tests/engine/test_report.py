@@ -22,7 +22,7 @@ def run(tmp_path_factory):
     make_trainer(out, sample_every=2, overwrite=True).fit()
     with open(out / "evaluations.jsonl", "w") as file:
         for step, fid in ((4, 90.5), (9, 41.25)):
-            record = {"step": step, "scores": {"fid": fid}, "extractor": {"name": "classifier"}, "num": 500}
+            record = {"step": step, "scores": {"fid": fid}, "extractor": {"name": "classifier"}, "num_fake": 500}
             file.write(json.dumps(record) + "\n")
     return out
 
@@ -99,6 +99,38 @@ def test_not_a_run(tmp_path):
 def test_long_curves_are_thinned():
     points = [(step, float(step % 7)) for step in range(50_000)]
     assert len(draw_curves("long", {"loss": points})) < 150_000
+
+
+def test_of_very_many_curves_the_highest_are_named(recwarn):
+    names = [f"weight{index}" for index in range(40)]
+    figure = draw_curves("values", {name: [(1, 0.0), (2, float(index))] for index, name in enumerate(names)})
+    # Text is drawn as glyphs, with the text itself in a comment.
+    shown = [name for name in names if f"<!-- {name} -->" in figure]
+    assert shown == names[-8:]
+    assert "the highest of 40" in figure
+    assert not recwarn.list
+
+
+def test_what_watches_a_run_has_figures_of_its_own(run, tmp_path):
+    watched = tmp_path / "watched"
+    shutil.copytree(run, watched)
+    keys = ["collapse/train_logit", "collapse/memorisation", "evaluation/fid", "generator/loss"]
+    keys += [f"singular_values/discriminator.out/{index}" for index in range(3)]
+    lines = [{"step": step, "losses": {key: float(step) for key in keys}} for step in (1, 2)]
+    (watched / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(watched).read_text()
+    texts = re.findall(r"<!-- ([^>]*) -->", page)
+    for title in (
+        "collapse monitor: logits",
+        "collapse monitor: accuracy",
+        "first singular values: discriminator",
+        "fid",
+    ):
+        assert title in texts
+    # Scores are shown once, with the number of images; of a weight's singular values the first.
+    assert "evaluation" not in texts
+    assert texts.count("out") == 1
+    assert "<td>classifier</td><td>500</td>" in page
 
 
 @pytest.mark.slow
