@@ -16,6 +16,7 @@ import importlib.util
 import json
 import resource
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -131,6 +132,7 @@ def run_system(name: str, recipe: Recipe, options: Options) -> dict[str, Any]:
         "steps": after["step"],
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
+        "images_per_second": _rate(run),
         "fid_first": before["scores"]["fid"],
         "fid_last": after["scores"]["fid"],
         "ratio": before["scores"]["fid"] / after["scores"]["fid"],
@@ -153,6 +155,13 @@ def _score(arguments: Sequence[str], run: Path) -> dict[str, Any]:
     _ganfuse(arguments)
     record: dict[str, Any] = json.loads((run / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return record
+
+
+def _rate(run: Path) -> float | None:
+    """Images per second of the training, the median of what was logged; None if the run is too short for a log."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rates = [json.loads(line)["images_per_second"] for line in lines]
+    return statistics.median(rates) if rates else None
 
 
 def _cpu_seconds() -> float:

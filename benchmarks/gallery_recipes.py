@@ -38,7 +38,7 @@ RECIPES: dict[str, Recipe] = {
     "gan": Recipe(
         "GAN",
         "Perceptrons with batch normalisation in the generator (`architecture=batch-norm`), and a moving average.",
-        steps=3000,
+        steps=4000,
         train="--resolution 28 --batch-size 64 --set architecture=batch-norm --set ema_decay=0.999",
         factor=2,
     ),
@@ -139,7 +139,7 @@ RECIPES: dict[str, Recipe] = {
     "unet-gan": Recipe(
         "U-Net GAN",
         "An eighth of the paper's width; CutMix within the first tenth of an epoch instead of a hundred epochs.",
-        steps=500,
+        steps=450,
         train="--resolution 32 --batch-size 32 --set width=8 --set latent_dim=64 --set warmup_epochs=0.2 "
         "--set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 --set ema_start=50",
         factor=2,

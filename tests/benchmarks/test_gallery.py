@@ -18,8 +18,8 @@ TINY = """
 from benchmarks.gallery_recipes import Recipe
 RECIPES = {
     "tiny": Recipe(
-        "Tiny GAN", "Of 4 units.", steps=2, train="--batch-size 4 --set width=4", factor={factor}, model="gan",
-        data="digits", sample="--num 4", evaluate="--extractor random",
+        "Tiny GAN", "Of 4 units.", steps=2, train="--batch-size 4 --set width=4 --set log_every=1", factor={factor},
+        model="gan", data="digits", sample="--num 4", evaluate="--extractor random",
     )
 }
 """
@@ -46,6 +46,7 @@ def test_trains_scores_draws_and_records(tmp_path: Path) -> None:
     assert record["ratio"] == pytest.approx(record["fid_first"] / record["fid_last"], rel=1e-3)
     assert record["fid_first"] != record["fid_last"]
     assert record["cpu_seconds"] > 0
+    assert record["images_per_second"] > 0
     assert shlex.split(record["train"])[:3] == ["ganfuse", "train", "gan"]
     assert (tmp_path / "images" / "gallery-tiny.png").stat().st_size > 0
 
