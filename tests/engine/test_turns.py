@@ -20,7 +20,9 @@ from ganfuse.engine import (
     Turn,
 )
 from ganfuse.engine.checkpoint import list_checkpoints
+from ganfuse.engine.data import open_dataset, pack_dataset
 from ganfuse.engine.schedules import StepDecay
+from tests.engine.pictures import noise
 from tests.engine.toys import ToyData, plain_game
 
 QUIET = {"steps": 3, "batch_size": 4, "progress": False, "num_samples": 4, "device": "cpu", "log_every": 1}
@@ -210,6 +212,22 @@ def test_speed_features_change_nothing(tmp_path, feature):
     straight = train(double_game(), tmp_path / "straight")
     fast = train(double_game(), tmp_path / "fast", **feature)
     torch.testing.assert_close(weights_of(fast.game), weights_of(straight.game), rtol=1e-12, atol=1e-12)
+
+
+def test_packed_data_change_nothing(tmp_path):
+    for size in range(8, 14):
+        noise(tmp_path / "pictures" / f"{size}.png", size)
+    data = open_dataset(tmp_path / "pictures", resolution=8, channels=1, cache=False)
+    pack_dataset(data, tmp_path / "packed", source="pictures")
+    weights = []
+    for source in (tmp_path / "pictures", tmp_path / "packed"):
+        game = double_game()
+        Trainer(game, source, out=tmp_path / f"run-{source.name}", **QUIET).fit()
+        weights.append(weights_of(game))
+    assert torch.equal(*weights)
+    assert [line["losses"] for line in lines(tmp_path / "run-pictures")] == [
+        line["losses"] for line in lines(tmp_path / "run-packed")
+    ]
 
 
 def test_batches_that_cannot_be_divided(tmp_path):
