@@ -1,6 +1,6 @@
 """What the commands share that take another codebase's checkpoint as it is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,11 +93,12 @@ def load_imported(
     assignments: Iterable[str],
     device: str,
     place: str | None = None,
-    **keywords: Any,
+    keywords: Mapping[str, Any] | None = None,
 ) -> "tuple[Game, tuple[str, ...]]":
     """The game of a checkpoint, see `ganfuse.interop.sampling.sampling_game`, on the device.
 
     Args:
+        place: of a translator, as in `ganfuse.interop.load_game`.
         keywords: what the assignments go before.
     """
     from ganfuse.commands._settings import parse_assignments
@@ -105,6 +106,6 @@ def load_imported(
     from ganfuse.interop.sampling import sampling_game
 
     source, file = parse_from(from_)
-    settings = {**keywords, **parse_assignments(assignments)}
+    settings = {**(keywords or {}), **parse_assignments(assignments)}
     game, generators = sampling_game(source, file, part, place=place, **settings)
     return game.to(resolve_device(device)), generators

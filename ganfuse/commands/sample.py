@@ -130,8 +130,8 @@ def sample(
         if tabulated and standing_statistics is None:
             # Such checkpoints have statistics for each truncation.
             standing_statistics = 0
-        chosen_truncation = {"truncation": truncation} if tabulated else {}
-        game, _ = load_imported(from_, part=part, assignments=set_ or (), device=device, **chosen_truncation)
+        keywords = {"truncation": truncation} if tabulated else None
+        game, _ = load_imported(from_, part=part, assignments=set_ or (), device=device, keywords=keywords)
         if isinstance(game, TranslationGame):
             raise CommandError(
                 f"--from: {game.name} draws nothing from noise", f"ganfuse translate --from {from_} IN OUT"

@@ -37,7 +37,7 @@ def mean_style(mapping: MappingNetwork, tensors: Mapping[str, Tensor], prefix: s
             raise ValueError(f"checkpoint: expected a tensor {prefix}{key} of shape {tuple(value.shape)}, {shape}")
         value.copy_(found)
     latents = torch.randn(_LATENTS, mapping.latent_dim, generator=torch.Generator().manual_seed(_SEED))
-    return torch.stack([mapping(z).mean(0) for z in latents.split(_PART)]).mean(0)
+    return torch.stack([mapping(z).mean(0) for z in torch.split(latents, _PART)]).mean(0)
 
 
 def drawn_noise(size: int, layer: int) -> Tensor:
