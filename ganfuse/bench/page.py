@@ -51,7 +51,7 @@ def write_training_page(records: Sequence[Mapping[str, Any]], target: Path) -> N
     for name in dict.fromkeys(row["case"] for row in rows):
         of_case = [row for row in rows if row["case"] == name]
         parts.append(f"<h2>{html.escape(training_table.title(of_case[0]))}</h2>")
-        if any(row["status"] == "ok" for row in of_case):
+        if any(row.get("groups") for row in of_case):
             parts.append(_drawing(plots.training_bars(of_case)))
         parts.append(_table(*training_table.filled(of_case)))
         parts += [f"<p>{html.escape(text)}</p>" for text in training_table.reasons(of_case)]

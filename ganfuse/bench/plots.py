@@ -129,7 +129,7 @@ def memory_curve(lines: Sequence[Row]) -> str:
 
 def training_bars(rows: Sequence[Row]) -> str:
     """Milliseconds of a step by variant, each bar divided by where the profile says that its time goes."""
-    measured = [row for row in rows if row["status"] == "ok"]
+    measured = [row for row in rows if row.get("groups")]
     figure, axes = _figure(9.0, 1.2 + 0.42 * len(measured))
     totals: dict[str, float] = {}
     for row in measured:

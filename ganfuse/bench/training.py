@@ -111,17 +111,15 @@ def measure_training(
         timings, period = _time(ready, device, rounds, deadline)
         rows = []
         for variant in variants:
+            if variant.name in there or variant.name not in ready | failed:
+                continue
             if variant.name in ready:
                 say(f"profile of {variant.name}")
                 row = _row(ready[variant.name], timings, period, device, readings)
-            elif variant.name in failed:
-                row = failed[variant.name]
             else:
-                continue
+                row = failed[variant.name]
             rows.append({"kind": "row", "case": subject.name, "provider": variant.name, "pass": PASS, **row})
-    rows = [row for row in rows if row["provider"] not in there]
-    for row in rows:
-        results.append(row)
+            results.append(rows[-1])
     results.append({"kind": "end", **device_state(device, readings)})
     return rows
 
@@ -276,12 +274,17 @@ def _row(
         "losses": ready.losses,
     }
     with use_backend(ready.variant.backend):
-        profile = profile_training(trainer)
         if device.type == "cpu":
             trainer.step = covering_steps(trainer.turn_runner.turns)[0] - 1
             ready.peak = held + (peak_bytes(Call(lambda _: trainer.play_step()), device) or 0)
+        row["peak_bytes"] = ready.peak
+        try:
+            profile = profile_training(trainer)
+        except RuntimeError as error:
+            # A profiler that does not work here takes nothing from the times.
+            return row | {"profile_error": str(error)}
     trainer.record.flush()
-    row |= {"peak_bytes": ready.peak, **profile.record()}
+    row |= profile.record()
     counted = [turn["played"] * turn["launches"] for turn in profile.turns.values() if turn["launches"] is not None]
     row["launches"] = round(sum(counted)) if counted else None
     if device.type == "cuda":

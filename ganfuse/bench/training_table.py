@@ -43,7 +43,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row['images_per_second']:.4g}",
         "" if row.get("peak_bytes") is None else f"{row['peak_bytes'] / 2**20:.0f}",
         f"{row['held_bytes'] / 2**20:.0f}",
-        f"{row['ours_share']:.0%}",
+        _number(row.get("ours_share"), "{:.0%}"),
         _number(row.get("launches"), "{}"),
         _number(row.get("busy_share"), "{:.0%}"),
         _number(row.get("energy_j"), "{:.3g}"),
@@ -58,8 +58,9 @@ def filled(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def reasons(rows: Sequence[Row]) -> list[str]:
-    """Why some variants got no time."""
-    return [f"{row['provider']}: {row['status']}: {row.get('reason', '')}" for row in rows if row["status"] != "ok"]
+    """Why some variants got no time, or no profile."""
+    found = [f"{row['provider']}: {row['status']}: {row.get('reason', '')}" for row in rows if row["status"] != "ok"]
+    return found + [f"{row['provider']}: no profile: {row['profile_error']}" for row in rows if "profile_error" in row]
 
 
 def _number(value: Any, form: str) -> str:
@@ -71,7 +72,7 @@ def group_rows(rows: Sequence[Row], least: float = 0.01) -> tuple[list[str], lis
 
     Groups that are below `least` everywhere are added up as "the rest".
     """
-    measured = [row for row in rows if row["status"] == "ok"]
+    measured = [row for row in rows if row.get("groups")]
     shares = [{group: ms / row["profiled_ms"] for group, ms in row["groups"].items()} for row in measured]
     groups = {group for share in shares for group, value in share.items() if value >= least}
     # Ours at the top, then what takes longest.
@@ -92,7 +93,7 @@ def turn_lines(rows: Sequence[Row]) -> list[str]:
     """For each variant its turns: how often each is played in a step, how long one play takes, how many launches."""
     found = []
     for row in rows:
-        if row["status"] == "ok":
+        if row.get("turns"):
             parts = []
             for name, turn in row["turns"].items():
                 launches = "" if turn["launches"] is None else f", {turn['launches']} launches"

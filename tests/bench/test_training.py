@@ -171,6 +171,19 @@ def test_a_variant_whose_losses_are_others_gets_no_time(tmp_path, monkeypatch):
     assert "ms" not in rows["reference"]
 
 
+def test_a_profiler_that_does_not_work_takes_nothing_from_the_times(tmp_path, monkeypatch):
+    def refuse(trainer):
+        raise RuntimeError("no such counters")
+
+    monkeypatch.setattr(training, "profile_training", refuse)
+    rows, _ = measured(tmp_path / "a.jsonl", tiny, ["plain_optimizer"])
+    assert rows["default"]["status"] == "ok"
+    found = list(records.joined_rows(records.read(tmp_path / "a.jsonl")))
+    assert training_table.reasons(found)[-1] == "default: no profile: no such counters"
+    assert training_table.group_rows(found) == ([], [])
+    assert "in ganfuse" not in training_table.filled(found)[0]
+
+
 def test_features_that_change_nothing_say_so():
     def trainer(tmp, text, game):
         return parse_variants([text])[1].trainer(game, Data(), tmp, {"batch_size": 4, "device": "cpu"})
