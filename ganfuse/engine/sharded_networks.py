@@ -13,7 +13,7 @@ from ganfuse.engine.game import Game
 from ganfuse.engine.lean_adam import LeanAdam
 from ganfuse.engine.processes import Processes
 
-__all__ = ["ShardedNetworks", "check_shardable"]
+__all__ = ["ShardedNetworks", "check_shardable", "whole_networks"]
 
 
 def check_shardable(game: Game, names: Sequence[str]) -> None:
@@ -45,6 +45,12 @@ def check_shardable(game: Game, names: Sequence[str]) -> None:
         for player in players.values():
             if isinstance(player.optimizer([nn.Parameter(torch.zeros(1))]), LeanAdam):
                 raise ValueError(f"shard_networks: {name!r} is moved by LeanAdam, which needs whole parameters")
+
+
+def whole_networks(game: Game, networks: Sequence[str], sharded: Sequence[str]) -> list[str]:
+    """The names of those networks of which no part is sharded."""
+    parts = {module for name in sharded for module in game.get_submodule(name).modules()}
+    return [name for name in networks if parts.isdisjoint(game.get_submodule(name).modules())]
 
 
 class ShardedNetworks:

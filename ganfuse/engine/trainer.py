@@ -4,9 +4,9 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,14 +14,15 @@ from torch import Tensor
 from ganfuse.engine.activation_checkpointing import checkpoint_activations
 from ganfuse.engine.batches import BatchSource, ImageData, check_image_data, dead_workers_named
 from ganfuse.engine.determinism import deterministic_algorithms
-from ganfuse.engine.ema import EMA, averaged_weights
-from ganfuse.engine.game import Batch, Game, Stage, Turn, evaluation_mode
+from ganfuse.engine.ema import EMA
+from ganfuse.engine.fit_summary import FitSummary
+from ganfuse.engine.game import Game
+from ganfuse.engine.game_data import image_dtype, open_for
 from ganfuse.engine.gpu_readings import GPUReadings
 from ganfuse.engine.interrupt import StopSignals
 from ganfuse.engine.layers.fuse_spectral_norms import fuse_networks
 from ganfuse.engine.loss_record import LossRecord, NonFiniteError, require_finite_weights
 from ganfuse.engine.metrics_log import MetricsLog
-from ganfuse.engine.noise import Noise, Shard
 from ganfuse.engine.options import TrainerOptions, resolve_device
 from ganfuse.engine.precision import Precision
 from ganfuse.engine.processes import Processes, synchronise_statistics
@@ -29,46 +30,21 @@ from ganfuse.engine.progress import TrainingProgress
 from ganfuse.engine.run_config import describe_run
 from ganfuse.engine.run_folder import RunFolder
 from ganfuse.engine.run_state import load_run_state, save_run_state
-from ganfuse.engine.schedules import Progress
-from ganfuse.engine.seeding import GlobalRandomness, derive_seed, make_generator
-from ganfuse.engine.sharded_networks import ShardedNetworks, check_shardable
+from ganfuse.engine.sample_grids import draw_samples
+from ganfuse.engine.seeding import GlobalRandomness
+from ganfuse.engine.sharded_networks import ShardedNetworks, check_shardable, whole_networks
 from ganfuse.engine.stability import install_stability_tools
+from ganfuse.engine.training_step import play_step
 from ganfuse.engine.turn_runner import TurnRunner
 from ganfuse.engine.watching import split_held_out, watching_hooks
 
 if TYPE_CHECKING:
-    from ganfuse.engine.data.sources import DataKind
+    pass
 
 __all__ = ["FitSummary", "Trainer"]
 
 # A run that becomes NaN again and again does so for a reason that other random numbers do not cure.
 MAX_ROLLBACKS = 3
-
-
-@dataclass(frozen=True)
-class FitSummary:
-    """What one call of `Trainer.fit` did.
-
-    Attributes:
-        steps: the step that the run has reached.
-        images: real images drawn since the run began.
-        seconds: that this call took.
-        images_per_second: real images drawn per second in this call.
-        losses: the latest ones, by "turn/entry".
-        stopped_by: "steps" (the run is complete), "interrupt" (Ctrl-C or SIGTERM), "time_limit", or what was given
-            to `Trainer.stop`.
-        out: the run's folder.
-        checkpoint: the checkpoint written last.
-    """
-
-    steps: int
-    images: int
-    seconds: float
-    images_per_second: float
-    losses: dict[str, float]
-    stopped_by: str
-    out: Path
-    checkpoint: Path
 
 
 class Trainer:
@@ -118,7 +94,7 @@ class Trainer:
         if self.options.cuda_graphs and self.device.type != "cuda":
             raise ValueError(f"cuda_graphs: they exist on NVIDIA and AMD GPUs, and the device is {self.device}")
         if isinstance(data, str | os.PathLike):
-            data = _open_for(game, data)
+            data = open_for(game, data)
         self.run = RunFolder(out)
         if not (self.options.resume or self.options.overwrite):
             self.run.require_vacant()
@@ -154,7 +130,7 @@ class Trainer:
         )
         # On a CPU there is nothing to win; and blocks that compute again must find their weights as they were.
         if self.device.type != "cpu" and not self.options.activation_checkpointing:
-            fuse_networks(self.game, self._whole_networks())
+            fuse_networks(game, whole_networks(game, self.turn_runner.networks, self.options.shard_networks))
         self.averages = {target.module: EMA.of(target, game) for target in game.ema_targets()}
         # After the averages, which are copies of the networks as they are.
         for name in self.turn_runner.networks:
@@ -170,7 +146,7 @@ class Trainer:
             data,
             seed=self.options.seed,
             device=self.device,
-            dtype=_image_dtype(game),
+            dtype=image_dtype(game),
             workers=self.options.workers,
             flip=self.options.flip,
             channels_last=self.options.channels_last,
@@ -336,44 +312,7 @@ class Trainer:
 
         For those who measure or watch steps, inside `global_randomness.active()`; a run is `fit`.
         """
-        options = self.options
-        progress = Progress(self.step + 1, self.images, len(self.data), options.batch_size, options.steps)
-        stage = self.game.stage(progress) or Stage()
-        batch_size = stage.batch_size or options.batch_size
-        options.check_batch(batch_size, self.processes.count)
-        if self.phase is not None and stage.phase != self.phase:
-            self.turn_runner.forget_moments()
-            self.turn_runner.forget_graphs()
-        self.phase = stage.phase
-        self.step += 1
-        self.global_randomness.reseed("step", self.step, self.rollbacks, self.processes.rank)
-        self.game.before_step(progress)
-        self.turn_runner.schedule(progress)
-        shared = None
-        for turn in self.turn_runner.turns:
-            if not turn.is_played(self.step):
-                continue
-            for repetition in range(turn.repeats):
-                batch = shared if shared is not None and repetition == 0 else self._next_batch(batch_size)
-                shared = batch if shared is None else shared
-                self.turn_runner.play(turn, self._parts(turn, batch, repetition), self.step)
-        for name, average in self.averages.items():
-            average.update(self.game.get_submodule(name), images=self.images, batch_size=self.images - progress.images)
-
-    def _next_batch(self, batch_size: int) -> Batch:
-        return self.batches.next(batch_size, self._noise(self.processes.shard, "batch", self.images))
-
-    def _parts(self, turn: Turn, batch: Batch, repetition: int) -> list[tuple[Batch, Callable[[], Noise]]]:
-        count = self.options.accumulation_of(turn)
-
-        def make_noise(shard: Shard) -> Callable[[], Noise]:
-            return lambda: self._noise(shard, "turn", turn.name, self.step, repetition, self.rollbacks)
-
-        return [(part, make_noise(s)) for part, s in zip(batch.split(count), self.processes.shard.split(count))]
-
-    def _noise(self, shard: Shard, *purpose: str | int) -> Noise:
-        self.rng.manual_seed(derive_seed(self.options.seed, *purpose))
-        return Noise(self.rng, shard)
+        play_step(self)
 
     def _open(self) -> str:
         """Prepares the folder, or goes on from what is there. Returns what to tell about it."""
@@ -417,50 +356,12 @@ class Trainer:
         return checkpoint
 
     def _sample(self, log: MetricsLog) -> None:
-        """Writes the grid of the same latents as ever, drawn with the averaged weights where there are any."""
         if self._sampled_at == self.step:
             return
         self._sampled_at = self.step
         with self.sharded.gathered():
             if self.processes.is_first:
-                self._draw_samples(log)
-
-    def _draw_samples(self, log: MetricsLog) -> None:
-        from ganfuse.engine.grid import save_grid
-
-        rng = make_generator(self.device, self.options.seed, "samples")
-        with (
-            self.global_randomness.aside("samples"),
-            averaged_weights(self.game, self.averages),
-            evaluation_mode(self.game),
-        ):
-            images, columns = self.game.preview(self.options.num_samples, rng=rng)
-        save_grid(images.float(), self.run.samples / f"step_{self.step:06d}.png", columns=columns)
-        log.write_images(images.float(), self.step)
+                draw_samples(self, log)
 
     def _largest_of_all(self, values: Tensor) -> Tensor:
         return self.processes.largest(values.to(self.device)).cpu()
-
-    def _whole_networks(self) -> list[str]:
-        """The networks of which no part is sharded."""
-        parts = [set(self.game.get_submodule(name).modules()) for name in self.options.shard_networks]
-        networks = {name: set(self.game.get_submodule(name).modules()) for name in self.turn_runner.networks}
-        return [name for name, modules in networks.items() if not any(modules & part for part in parts)]
-
-
-def _open_for(game: Game, source: str | os.PathLike[str]) -> ImageData:
-    from ganfuse.engine.data import open_dataset
-
-    # Its own images say what size it takes, whatever the game is.
-    shape = game.image_shape or game.sample(1, rng=make_generator(torch.device("cpu"), 0, "size")).shape[1:]
-    channels, height, width = shape
-    if height != width:
-        raise ValueError(f"data: {source} can be opened for square images; open it yourself for {height}×{width}")
-    kind = cast("DataKind", game.data_kind)
-    return open_dataset(os.fspath(source), resolution=height, channels=channels, kind=kind)
-
-
-def _image_dtype(game: Game) -> torch.dtype:
-    # Images follow a game in double precision, as tests and studies of numerical errors use it.
-    doubles = any(parameter.dtype == torch.float64 for parameter in game.parameters())
-    return torch.float64 if doubles else torch.float32
