@@ -64,9 +64,9 @@ RECIPES: dict[str, Recipe] = {
     "discogan": Recipe(
         "DiscoGAN",
         "Digits and thick digits. Nothing but adversarial losses and the way back ties a digit to its translation.",
-        steps=1000,
+        steps=700,
         train=f"--batch-size 32 {_SMALL} --set generator_lr=5e-4 --set discriminator_lr=5e-4 "
-        "--set curriculum_steps=300",
+        "--set curriculum_steps=200",
         factor=2,
         sample="--num 6 --columns 12 --seed 1 --scale 2",
         evaluate="--paired",
@@ -75,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
     "unit": Recipe(
         "UNIT",
         "Two variational autoencoders whose innermost blocks are one.",
-        steps=500,
+        steps=350,
         train=f"--batch-size 4 {_SMALL} --set blocks=2 --set discriminator_scales=1 --set generator_lr=4e-4 "
         "--set discriminator_lr=4e-4",
         factor=1.5,
@@ -87,9 +87,9 @@ RECIPES: dict[str, Recipe] = {
         "U-GAT-IT",
         "The light model with two blocks. Beside each picture: where the translator looks, as the sum of the attended "
         "maps.",
-        steps=450,
+        steps=300,
         train=f"--batch-size 4 {_SMALL} --set light=true --set blocks=2 --set generator_lr=4e-4 "
-        "--set discriminator_lr=4e-4 --set constant_steps=225 --set decay_steps=225",
+        "--set discriminator_lr=4e-4 --set constant_steps=150 --set decay_steps=150",
         factor=1.5,
         sample="--num 6 --split test --columns 16 --seed 1 --scale 2",
         evaluate=_PAIRS,
@@ -100,7 +100,7 @@ RECIPES: dict[str, Recipe] = {
         "Joint samples: the generator draws both pictures of a pair from one latent, and was shown no pair. Rows of "
         "digits above rows of their thick partners. With `num_classes` a classifier that learns from the labels of the "
         "digits is adapted to the thick ones.",
-        steps=500,
+        steps=350,
         train="--batch-size 64 --resolution 28 --set width=32 --set num_classes=10 --set ema_decay=0.99 "
         "--set generator_lr=4e-4 --set discriminator_lr=4e-4",
         factor=2,
@@ -110,9 +110,9 @@ RECIPES: dict[str, Recipe] = {
     "bigan": Recipe(
         "BiGAN",
         "Rows of pictures that were not trained on above what the generator makes of the encoder's latents.",
-        steps=2000,
-        train="--batch-size 128 --resolution 28 --set width=512 --set latent_regressor=0.25 --set constant_epochs=2.5 "
-        "--set decay_epochs=2",
+        steps=1500,
+        train="--batch-size 128 --resolution 28 --set width=512 --set latent_regressor=0.25 --set constant_epochs=2 "
+        "--set decay_epochs=1.2",
         factor=2,
         sample="--reconstruct --num 32 --columns 16 --split test --scale 2",
         evaluate="--split test",
