@@ -34,8 +34,8 @@ class no_weight_gradients(contextlib.ContextDecorator):
     For the first backward of a penalty, whose gradients of the weights nobody reads. It is read when a backward runs,
     at whatever level, not when a forward does; so the penalty's own backward belongs outside, and is complete there.
     Inside, our ops' weights get no gradient even if asked for, and ``torch.autograd.grad`` calls them unused. (What
-    runs as PyTorch's own operation, convolutions and norms of small maps on CPUs, leaves out what is not asked for.) May
-    be nested, and holds for all threads (backwards on GPUs run in threads of their own).
+    runs as PyTorch's own operation, convolutions and norms of small maps on CPUs, leaves out what is not asked for.)
+    May be nested, and holds for all threads (backwards on GPUs run in threads of their own).
 
     Example::
 
