@@ -4,7 +4,6 @@ Its spectral normalisation stores u alone and steps in evaluation, too; a step a
 the same σ. Its first linear layer gives the channels slowest.
 """
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,8 @@ from ganfuse.interop.residual_layouts import (
     NORM_NAMES,
     Frame,
     channels_fastest,
+    discriminator_maps,
+    generator_maps,
     indices,
     place_attention,
     resolution_of,
@@ -24,7 +25,7 @@ from ganfuse.interop.residual_layouts import (
 from ganfuse.interop.spectral import settle
 from ganfuse.models import biggan, biggan_deep, sagan
 from ganfuse.models.layer_factory import LayerFactory
-from ganfuse.models.residual_networks import FIRST, doublings
+from ganfuse.models.residual_networks import FIRST
 
 __all__ = ["read"]
 
@@ -64,7 +65,6 @@ def _generator(tensors: dict[str, Tensor], deep: bool) -> Network:
         "channels": shape_of(tensors, "output_conv.weight")[0],
         "width": rows // FIRST**2 // table[resolution][0],
     }
-    sizes = doublings(FIRST, resolution)
     if "shared.weight" in tensors:
         model, make, layers = "biggan", biggan.Generator, biggan.layers_of()
         classes, shared = tensors["shared.weight"].shape
@@ -84,7 +84,7 @@ def _generator(tensors: dict[str, Tensor], deep: bool) -> Network:
         model, make, layers = "sagan", sagan.Generator, LayerFactory()  # type: ignore[assignment]
         width = shape_of(tensors, f"blocks.{blocks - 1}.conv2.weight")[0]
         config.update(num_classes=condition[0], latent_dim=source, width=width)
-    maps = [size for pair in itertools.pairwise(sizes) for size in pair] if deep else sizes[1:]
+    maps = generator_maps(resolution, deep=deep)
     return place_attention(make, tensors, Frame("generator", model, config, config, maps, layers))
 
 
@@ -100,8 +100,7 @@ def _discriminator(tensors: dict[str, Tensor], deep: bool) -> Network:
         "width": first // table[resolution][0],
         "num_classes": None if classes is None else len(classes),
     }
-    halved = [16, 8, 8, 8] if resolution == 32 else [*doublings(FIRST, resolution // 2)[::-1], FIRST]
-    maps = [size for size in halved[:-1] for _ in range(2)] if deep else halved
+    maps = discriminator_maps(resolution, deep=deep)
     make: Any = biggan_deep.Discriminator if deep else biggan.Discriminator
     model = "biggan-deep" if deep else "biggan"
     return place_attention(make, tensors, Frame("discriminator", model, config, config, maps, biggan.layers_of()))

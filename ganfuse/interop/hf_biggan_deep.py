@@ -4,7 +4,6 @@ Conditions are (z, embedding), not (embedding, z). Statistics of batch normalisa
 z, in steps of 1/50. The last convolution has more maps than the image, and its spectral norm is that of all of them.
 """
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from ganfuse.interop.network import Network, require_part
 from ganfuse.interop.reading import renamed
-from ganfuse.interop.residual_layouts import Frame, indices, place_attention, resolution_of, shape_of
+from ganfuse.interop.residual_layouts import Frame, generator_maps, indices, place_attention, resolution_of, shape_of
 from ganfuse.models import biggan_deep
 from ganfuse.models.biggan import GENERATOR_WIDTHS, layers_of
-from ganfuse.models.residual_networks import FIRST, doublings
+from ganfuse.models.residual_networks import FIRST
 
 __all__ = ["read"]
 
@@ -58,9 +57,7 @@ def read(tensors: dict[str, Tensor], part: str | None, config: Mapping[str, Any]
         "shared_features": shared,
         "latent_dim": latents,
     }
-    sizes = doublings(FIRST, resolution)
-    maps = [size for pair in itertools.pairwise(sizes) for size in pair]
-    frame = Frame("generator", "biggan-deep", own, own, maps, layers_of())
+    frame = Frame("generator", "biggan-deep", own, own, generator_maps(resolution, deep=True), layers_of())
     return place_attention(biggan_deep.Generator, tensors, frame)
 
 

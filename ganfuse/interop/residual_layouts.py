@@ -1,5 +1,6 @@
 """What the readers of BigGAN's kin share: where the attention stands, and layouts of a generator's first layer."""
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from ganfuse.engine.layers import SelfAttention2d
 from ganfuse.interop.network import Network
 from ganfuse.interop.reading import renamed
 from ganfuse.models.layer_factory import LayerFactory
-from ganfuse.models.residual_networks import FIRST
+from ganfuse.models.residual_networks import FIRST, doublings
 
 __all__ = [
     "NORM_NAMES",
     "AttendedBlock",
     "Frame",
     "channels_fastest",
+    "discriminator_maps",
+    "generator_maps",
     "indices",
     "place_attention",
     "resolution_of",
@@ -94,6 +97,18 @@ def place_attention(make: Callable[..., nn.Module], tensors: Mapping[str, Tensor
         blocks[index] = AttendedBlock(blocks[index], frame.layers.attention(width))
         tensors = renamed(tensors, [(rf"^blocks\.{index}\.(?!attention\.)", f"blocks.{index}.block.")])
     return Network(module, tensors, frame.model, frame.part, None)
+
+
+def generator_maps(resolution: int, *, deep: bool) -> list[int]:
+    """The resolution of the map that each block of BigGAN's generator gives, or of BigGAN-deep's."""
+    sizes = doublings(FIRST, resolution)
+    return [size for pair in itertools.pairwise(sizes) for size in pair] if deep else sizes[1:]
+
+
+def discriminator_maps(resolution: int, *, deep: bool) -> list[int]:
+    """Likewise of the discriminator."""
+    sizes = [16, 8, 8, 8] if resolution == 32 else [*doublings(FIRST, resolution // 2)[::-1], FIRST]
+    return [size for size in sizes[:-1] for _ in range(2)] if deep else sizes
 
 
 def indices(tensors: Mapping[str, Tensor], pattern: str) -> list[int]:

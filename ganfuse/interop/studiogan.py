@@ -4,7 +4,6 @@ An attention layer has an entry of its own among the blocks. In discriminators t
 the shortcuts see what is behind the first one; the variants of ours that are taken do as much.
 """
 
-import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +17,8 @@ from ganfuse.interop.reading import renamed
 from ganfuse.interop.residual_layouts import (
     Frame,
     channels_fastest,
+    discriminator_maps,
+    generator_maps,
     indices,
     place_attention,
     resolution_of,
@@ -25,7 +26,7 @@ from ganfuse.interop.residual_layouts import (
 )
 from ganfuse.models import biggan, biggan_deep
 from ganfuse.models.biggan_variants import DEEP_VARIANTS, VARIANTS, Variant
-from ganfuse.models.residual_networks import FIRST, doublings
+from ganfuse.models.residual_networks import FIRST
 
 __all__ = ["read"]
 
@@ -97,8 +98,7 @@ def _generator(tensors: dict[str, Tensor], deep: bool) -> Network:
     }
     if classes is not None:
         config["shared_features"] = shared
-    sizes = doublings(FIRST, resolution)
-    maps = [size for pair in itertools.pairwise(sizes) for size in pair] if deep else sizes[1:]
+    maps = generator_maps(resolution, deep=deep)
     model = "biggan-deep" if deep else "biggan"
     make: Any = biggan_deep.Generator if deep else biggan.Generator
     return _placed(make, tensors, Frame("generator", model, config, config, maps, details.layers()))
@@ -126,8 +126,7 @@ def _discriminator(tensors: dict[str, Tensor], deep: bool) -> Network:
         "num_classes": None if classes is None else len(classes),
         "variant": variant,
     }
-    halved = [16, 8, 8, 8] if resolution == 32 else [*doublings(FIRST, resolution // 2)[::-1], FIRST]
-    maps = [size for size in halved[:-1] for _ in range(2)] if deep else halved
+    maps = discriminator_maps(resolution, deep=deep)
     model = "biggan-deep" if deep else "biggan"
     make: Any = biggan_deep.Discriminator if deep else biggan.Discriminator
     return _placed(make, tensors, Frame("discriminator", model, config, config, maps, details.layers()))

@@ -1,3 +1,4 @@
+import argparse
 import collections
 import io
 import os
@@ -5,6 +6,7 @@ import pickle
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -79,6 +81,33 @@ def test_a_malicious_storage_runs_nothing(tmp_path):
     with pytest.raises(ValueError, match="nothing in it was executed"):
         read_pickle(tmp_path / "G.pkl")
     assert not marker.exists()
+
+
+def test_settings_and_scores_beside_the_weights(tmp_path, state, monkeypatch):
+    class BaseConfig:
+        """pytorch_GAN_zoo's."""
+
+        def __setstate__(self, given):
+            raise AssertionError("the original class is not used")
+
+    BaseConfig.__module__, BaseConfig.__qualname__ = "models.utils.config", "BaseConfig"
+    for name in ("models", "models.utils", "models.utils.config"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["models.utils.config"].BaseConfig = BaseConfig
+    config = BaseConfig()
+    config.alpha = 0.5
+    scores = {"best_fid": np.float64(3.5), "step": np.int64(7), "loss": np.float32(0.1)}
+    torch.save({"state_dict": state, "args": argparse.Namespace(a=1), "config": config, **scores}, tmp_path / "D.pth")
+    for old in (False, True):
+        if old:
+            torch.save(
+                {"state_dict": state, "config": config, **scores}, tmp_path / "D.pth",
+                _use_new_zipfile_serialization=False,
+            )  # fmt: skip
+        _same(load(SOURCE, tmp_path / "D.pth"), state)
+    # They are allowed while a checkpoint is read, and not beyond.
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "D.pth", weights_only=True)
 
 
 @pytest.fixture
