@@ -18,9 +18,13 @@ from torch import Tensor, nn
 
 from ganfuse.engine.layers.activation import bias_act_name
 from ganfuse.kernels import bias_act, conv2d_downsample, setup_filter, upsample_conv2d
+from ganfuse.kernels.backend import exporting
 from ganfuse.kernels.bias_act.reference import ACTIVATIONS
 from ganfuse.kernels.conv2d_resample import conv2d_resample
 from ganfuse.kernels.precision import arithmetic_dtype
+
+#: Types in which a number times a weight's scale loses nothing.
+_WIDE = (torch.float32, torch.float64)
 
 
 class _Equalized(nn.Module):
@@ -142,11 +146,14 @@ class EqualizedLinear(_Equalized):
         rows = x.reshape(-1, self.in_features)
         dtype = arithmetic_dtype(x)
         weight = self.weight.to(dtype).t()
+        alpha = self.weight_scale
+        if self.bias is None or dtype in _WIDE:
+            # A factor of the product would be one of the weight's gradient, too, which is larger than the rows are.
+            rows, alpha = rows * alpha, 1.0
         if self.bias is None:
-            y = torch.mm(rows * self.weight_scale, weight)
+            y = torch.mm(rows, weight)
         else:
-            # Both scales are factors that the product has anyway.
-            y = torch.addmm(self.bias.to(dtype), rows, weight, beta=self.lr_multiplier, alpha=self.weight_scale)
+            y = torch.addmm(self.bias.to(dtype), rows, weight, beta=self.lr_multiplier, alpha=alpha)
         return self.activated(y, None, 1.0, None).reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -234,8 +241,12 @@ class EqualizedConv2d(_Equalized):
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"x: expected (B, {self.in_channels}, H, W), got {tuple(x.shape)}")
-        weight = (self.weight * self.weight_scale).to(arithmetic_dtype(x))
-        x = x.to(weight.dtype)
+        dtype = arithmetic_dtype(x)
+        # What is smaller is scaled, and its gradient. An exported graph takes any number of images.
+        if dtype == self.weight.dtype and dtype in _WIDE and not exporting() and x.numel() < self.weight.numel():
+            weight, x = self.weight, x * self.weight_scale
+        else:
+            weight, x = (self.weight * self.weight_scale).to(dtype), x.to(dtype)
         bias = self.scaled_bias()
         plain = (self.up, self.down) == (1, 1)
         # Convolutions on CPUs add a bias for nothing.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ganfuse.kernels.autograd import DifferentiableOp, Implementation
 from ganfuse.kernels.backend import INTERPRETED, resolve_backend
-from ganfuse.kernels.bias_act import reference
+from ganfuse.kernels.bias_act import eager, reference
 from ganfuse.kernels.bias_act.allocation import Attributes
 from ganfuse.kernels.checks import check_beside, check_tensor
 
@@ -40,7 +40,7 @@ def bias_act(
         alpha: slope of the leaky ReLU for negative values, 0.2 by default; the others have none.
         gain: factor of the activation; by default √2 for relu, lrelu and swish, and 1 otherwise.
         clamp: the result is limited to [-clamp, clamp]; gradients of what lies beyond are 0. None: no limit.
-        backend: ``"auto"``, ``"reference"`` or ``"triton"``; None follows `ganfuse.use_backend`.
+        backend: ``"auto"``, ``"reference"``, ``"eager"`` or ``"triton"``; None follows `ganfuse.use_backend`.
 
     Returns:
         x's shape, type and layout.
@@ -62,9 +62,13 @@ def bias_act(
         -1.0 if clamp is None or clamp == math.inf else float(clamp),
         "",
     )
-    chosen = resolve_backend(op, backend, x.device, triton=lambda: _triton_unsupported(x))
+    chosen = resolve_backend(
+        op, backend, x.device, triton=lambda: _triton_unsupported(x), eager=lambda: eager.unsupported(attributes, x)
+    )
     if chosen == "reference":
         return _reference(attributes, x, b)
+    if chosen == "eager":
+        return eager.bias_act(attributes, x, b)
     return _bias_act(attributes._replace(backend=chosen), x, b)
 
 

@@ -162,22 +162,32 @@ def test_meta_device_and_compile():
     _same(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x))
 
 
-class Count(TorchDispatchMode):
+class Scaled(TorchDispatchMode):
+    """The shapes of all tensors that are multiplied element by element."""
+
     def __init__(self):
         super().__init__()
-        self.names = []
+        self.shapes = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.overloadpacket.__name__)
+        if func.overloadpacket.__name__ == "mul":
+            self.shapes.append(tuple(args[0].shape))
         return func(*args, **(kwargs or {}))
 
 
-def test_scales_of_a_linear_layer_cost_nothing():
-    layer = EqualizedLinear(6, 5, lr_multiplier=0.01)
-    with Count() as seen:
-        layer(torch.randn(3, 6))
-    assert "mul" not in seen.names
-    assert seen.names.count("addmm") == 1
+def _scaled(layer, x):
+    with Scaled() as seen:
+        layer(x.requires_grad_()).sum().backward()
+    return seen.shapes
+
+
+def test_what_is_smaller_is_scaled():
+    """Forward and backward: the weight of a linear layer never, that of a convolution where maps are large."""
+    shapes = _scaled(EqualizedLinear(6, 5, lr_multiplier=0.01), torch.randn(3, 6))
+    assert shapes and not {(5, 6), (6, 5)} & set(shapes)
+    layer = EqualizedConv2d(4, 5, 3)
+    assert set(_scaled(layer, torch.randn(1, 4, 3, 3))) == {(1, 4, 3, 3)}
+    assert set(_scaled(layer, torch.randn(2, 4, 9, 9))) == {tuple(layer.weight.shape)}
 
 
 def test_errors():

@@ -1,11 +1,14 @@
 """The definition against formulas written out here."""
 
+import functools
 import math
 
 import pytest
 import torch
 
 from ganfuse.kernels import bias_act
+from ganfuse.kernels.bias_act import eager
+from tests.kernels.derivative_checks import check, numbers
 
 ROOT = math.sqrt(2)
 SELU = 1.0507009873554804934193349852946
@@ -53,3 +56,23 @@ def test_bias_along_any_dimension():
 def test_a_clamp_of_infinity_is_none():
     x = torch.randn(2, 3)
     torch.testing.assert_close(bias_act(x, clamp=float("inf")), x)
+
+
+@pytest.mark.parametrize("act", eager.STRAIGHT)
+@pytest.mark.parametrize(
+    "options", [{}, {"clamp": 1.5}, {"gain": 0.7, "alpha": 0.1, "clamp": 0.4}, {"clamp": 0.0}], ids=str
+)
+@pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
+def test_form_of_cpus(act, options, biased):
+    x, b = 2 * numbers((2, 3, 4, 5), torch.float64, 0), numbers((4,), torch.float64, 1).requires_grad_()
+    ours, plain = (
+        functools.partial(bias_act, dim=2, act=act, backend=name, **options) for name in ("eager", "reference")
+    )
+    check(ours, plain, (x.requires_grad_(), b) if biased else (x.requires_grad_(),))
+
+
+def test_form_of_cpus_is_refused_where_gains_do_not_commute():
+    for options, reason in (({"act": "tanh"}, "linear, relu, lrelu"), ({"act": "relu", "gain": -1.0}, "gain above 0")):
+        with pytest.raises(ValueError, match=reason):
+            bias_act(torch.zeros(1, 2), backend="eager", **options)
+        bias_act(torch.zeros(1, 2), backend="auto", **options)
