@@ -34,7 +34,7 @@ def _checked(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             wrong = compare(released(self), copied(self), args, kwargs, call=name)
             if wrong is not None:
                 release(self)
-                site.report.withdraw(site.where, site.what, fail(site.where, wrong, how))
+                site.report.withdraw(site.entries, fail(site.where, wrong, how))
                 return getattr(self, name)(*args, **kwargs)
         return method(self, *args, **kwargs)
 

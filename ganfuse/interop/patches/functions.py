@@ -22,13 +22,12 @@ __all__ = ["modules_of", "modules_with_ops", "patch_functions", "submodules", "u
 
 @dataclass
 class _Replaced:
-    """A function that is replaced, everywhere that it is bound to its name.
+    """A function that is replaced, everywhere that it is bound to a name.
 
     Attributes:
         owners: keys of the patches that asked for it; it is put back when the last one is undone.
     """
 
-    name: str
     original: Callable[..., Any]
     ours: Callable[..., Any]
     by: str
@@ -88,7 +87,7 @@ def modules_with_ops(start: Iterable[ModuleType]) -> list[ModuleType]:
 def patch_functions(
     modules: Iterable[ModuleType], owner: Any, report: PatchReport, check: str, skip: Callable[[str], bool]
 ) -> None:
-    """Replace the functions of OPS in the modules, and wherever else they are bound to their names.
+    """Replace the functions of OPS in the modules, and wherever else they are bound to a name.
 
     Args:
         owner: names this patch for `unpatch_functions`.
@@ -113,7 +112,7 @@ def unpatch_functions(owner: Any) -> bool:
     for entry in mine:
         entry.owners.discard(owner)
         if not entry.owners:
-            _rebind(entry.name, entry.ours, entry.original)
+            _rebind(entry.ours, entry.original)
             del _replaced[id(entry.original)]
     return bool(mine)
 
@@ -132,11 +131,11 @@ def _patch_function(
     if wrong is not None:
         report.leave(where, op.name, wrong)
         return
-    entry = _Replaced(op.name, function, ours, op.by, {owner})
+    entry = _Replaced(function, ours, op.by, {owner})
     if check and op.trials is not tuple:
         entry.ours = ours = _checked(function, ours, where, op.name, report, check, entry)
     _replaced[id(function)] = entry
-    _rebind(op.name, function, ours)
+    _rebind(function, ours)
     report.add(where, op.name, op.by)
 
 
@@ -167,9 +166,9 @@ def _checked(
             pending = False
             wrong = compare_functions(function, ours, args, kwargs, every=False)
             if wrong is not None:
-                _rebind(name, first_checked, function)
+                _rebind(first_checked, function)
                 _replaced.pop(id(entry.original), None)
-                report.withdraw(where, name, fail(where, wrong, check))
+                report.withdraw([(where, name)], fail(where, wrong, check))
                 return function(*args, **kwargs)
         return ours(*args, **kwargs)
 
@@ -209,10 +208,13 @@ def _is_op_home(module: ModuleType) -> bool:
     return module.__name__.rsplit(".", 1)[-1] in _HOMES
 
 
-def _rebind(name: str, before: Callable[..., Any], after: Callable[..., Any]) -> None:
+def _rebind(before: Callable[..., Any], after: Callable[..., Any]) -> None:
+    """Put one function in another's place in all modules, under whatever name they imported it."""
     for module in list(sys.modules.values()):
-        if isinstance(module, ModuleType) and vars(module).get(name) is before:
-            setattr(module, name, after)
+        if isinstance(module, ModuleType) and not _is_library(module.__name__):
+            for name, value in list(vars(module).items()):
+                if value is before:
+                    setattr(module, name, after)
 
 
 def _is_library(name: str) -> bool:

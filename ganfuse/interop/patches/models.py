@@ -198,7 +198,9 @@ class Session:
             if why is not None:
                 self.report.leave(name, type(module).__name__, why)
             elif plan.forward is not None:
-                adopt_checked(module, {"forward": plan.forward}, self._site(name, module))
+                site = self._site(name, module)
+                site.entries = [(prefix + child, what) for child, what, _ in plan.replaced]
+                adopt_checked(module, {"forward": plan.forward}, site)
                 for child, what, by in plan.replaced:
                     self.report.add(prefix + child, what, by)
                     fused.add(prefix + child)

@@ -69,10 +69,11 @@ class PatchReport:
         if entry not in self.left:
             self.left.append(entry)
 
-    def withdraw(self, where: str, what: str, why: str) -> None:
-        """Something that was replaced is not any more."""
-        self.replaced = [entry for entry in self.replaced if (entry.where, entry.what) != (where or "the model", what)]
-        self.leave(where, what, why)
+    def withdraw(self, entries: Iterable[tuple[str, str]], why: str) -> None:
+        """What was replaced, `where` and `what` of each, is not any more."""
+        for where, what in entries:
+            self.replaced = [entry for entry in self.replaced if (entry.where, entry.what) != (where, what)]
+            self.leave(where, what, why)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PatchReport":
         # Copies of a patched model report to the same place.

@@ -28,7 +28,8 @@ class Site:
     """What a patched module carries: where it is reported, and whether it has yet to be checked.
 
     Attributes:
-        where, what: of the report's entry.
+        where, what: the module.
+        entries: `where` and `what` of the report's entries for it.
         check: ``""``, ``"fall back"`` or ``"raise"``: what to do at the next call before trusting the replacement.
         noted: whether a fallback at run time was reported already.
     """
@@ -37,6 +38,7 @@ class Site:
         self.report = report
         self.where = where
         self.what = what
+        self.entries = [(where, what)]
         self.check = check
         self.noted = False
 
