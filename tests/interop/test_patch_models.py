@@ -105,6 +105,31 @@ def test_computes_the_same_and_goes_back(style: str) -> None:
     assert compare(copied(before), copied(model), args, {}) is None
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_under_autocast_types_are_what_they_were(style: str) -> None:
+    make, inputs, _ = STYLES[style]
+    torch.manual_seed(1)
+    model = shaken(make()).float()
+    before = copied(model)
+    patch(model, everywhere=True, verbose=False)
+    args = [value.float() for value in inputs()]
+    types: list[list[torch.dtype]] = []
+    results = []
+    for one in (before, model):
+        seen: list[torch.dtype] = []
+        for layer in one.modules():
+            if type(layer).__name__ in ("UpBlock", "StyledBlock", "PooledAttention", "DownBlock", "Tanh", "GroupNorm"):
+                layer.register_forward_hook(lambda layer, args, out, seen=seen: seen.append(out.dtype))
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append(one(*args))
+        types.append(seen)
+    assert types[0] == types[1]
+    assert results[0].dtype == results[1].dtype
+    error = (results[0] - results[1]).float().norm() / results[0].float().norm()
+    assert error < 0.05, error
+
+
 def test_on_a_cpu_it_leaves_to_pytorch_what_pytorch_does_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     critic = PatchCritic()
     calls: list[str] = []

@@ -59,6 +59,8 @@ def _forward(names: tuple[str | None, ...], pooled: bool) -> Callable[..., Tenso
         if output is not None:
             attended = getattr(self, output)(attended)
         scale = getattr(self, str(factor))
-        return torch.addcmul(x, scale.to(attended.dtype), attended)
+        if x.dtype == attended.dtype == scale.dtype:
+            return torch.addcmul(x, scale, attended)
+        return scale * attended + x
 
     return forward

@@ -114,8 +114,8 @@ def _adalin(unbiased: bool) -> Callable[[nn.Module, tuple[Any, ...], str, float]
         x, *styles = args
         gain, bias = styles or (module.gamma.flatten(), module.beta.flatten())
         return layer_instance_norm_act(
-            x, module.rho.flatten(), gain, bias, eps=module.eps, unbiased=unbiased, activation=activation,
-            negative_slope=slope,
+            _promoted(x, module.rho, gain, bias), module.rho.flatten(), gain, bias, eps=module.eps, unbiased=unbiased,
+            activation=activation, negative_slope=slope,
         )  # fmt: skip
 
     return run
@@ -137,10 +137,20 @@ def _child_reason(module: Any, args: tuple[Any, ...]) -> str | None:
     return wrong
 
 
-def _styles(module: Any, condition: Tensor) -> tuple[Tensor, Tensor]:
+def _styled(module: Any, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x in the result's type, and gain and bias for each sample."""
     gain, bias = module.gain(condition), module.bias(condition)
+    x = _promoted(x, gain, bias)
     # Under autocast a linear layer's result is bfloat16, whose steps around 1 are of 1/128.
-    return 1 + gain.to(torch.promote_types(gain.dtype, torch.float32)), bias
+    return x, 1 + gain.to(torch.promote_types(gain.dtype, torch.float32)), bias
+
+
+def _promoted(x: Tensor, *others: Tensor) -> Tensor:
+    """x in the type that arithmetic with the others has: under autocast, parameters make a result float32."""
+    dtype = x.dtype
+    for other in others:
+        dtype = torch.promote_types(dtype, other.dtype)
+    return x.to(dtype)
 
 
 def _gain_and_bias(module: Any, args: tuple[Any, ...], activation: str, slope: float) -> Tensor:
@@ -153,7 +163,7 @@ def _gain_and_bias(module: Any, args: tuple[Any, ...], activation: str, slope: f
 def _conditional(momentum: float | None) -> Callable[[nn.Module, tuple[Any, ...], str, float], Tensor]:
     def run(module: Any, args: tuple[Any, ...], activation: str, slope: float) -> Tensor:
         x, condition = args
-        gain, bias = _styles(module, condition)
+        x, gain, bias = _styled(module, x, condition)
         return batch_norm_act(
             x, gain, bias, module.stored_mean, module.stored_var, training=module.training,
             momentum=module.momentum if momentum is None else momentum, eps=module.eps, activation=activation,
@@ -165,7 +175,7 @@ def _conditional(momentum: float | None) -> Callable[[nn.Module, tuple[Any, ...]
 
 def _conditional_of_child(module: Any, args: tuple[Any, ...], activation: str, slope: float) -> Tensor:
     x, condition = args
-    gain, bias = _styles(module, condition)
+    x, gain, bias = _styled(module, x, condition)
     inner = module.bn
     momentum = inner.momentum
     if inner.training and inner.num_batches_tracked is not None:
