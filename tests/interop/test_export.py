@@ -55,7 +55,7 @@ def test_every_model_as_onnx(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["biggan-deep", "gan-cls", "stylegan", "unit"])
+@pytest.mark.parametrize("name", ["gan-cls", "stylegan"])
 def test_models_as_programs(name, tmp_path):
     report = export_program(tiny(name), tmp_path / "network.pt2")
     assert max(difference.error for difference in report.differences) < 1e-4
@@ -124,9 +124,9 @@ def test_a_translator_takes_any_size_that_the_network_takes(tmp_path):
 @pytest.mark.slow
 @needs_onnx
 def test_so_does_its_graph(tmp_path):
-    game = tiny("unit")
+    game = tiny("cyclegan")
     export_onnx(game, tmp_path / "ba.onnx", "generator_ba")
-    images = torch.rand(2, 3, 16, 36) * 2 - 1
+    images = torch.rand(2, 1, 16, 36) * 2 - 1
     (translated,) = run_onnx(tmp_path / "ba.onnx", images=images)
     torch.testing.assert_close(translated, game.translate(images, "ba"), rtol=0, atol=1e-5)
 

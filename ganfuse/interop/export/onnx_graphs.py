@@ -135,7 +135,7 @@ def _name_axes(graph: Any, subject: Subject) -> None:
     names = {}
     for value, each in zip(graph.inputs, subject.inputs):
         names.update({str(value.shape[dim]): axis.name for dim, axis in each.axes.items()})
-    inner = (output for node in graph.all_nodes() for output in node.outputs)
+    inner = (output for node in graph for output in node.outputs)
     for value in (*graph.inputs, *graph.outputs, *inner):
         for dim, size in enumerate(value.shape or ()):
             if not isinstance(size, int) and str(size) in names:
