@@ -61,6 +61,7 @@ def _forward(names: tuple[str | None, ...], pooled: bool) -> Callable[..., Tenso
         scale = getattr(self, str(factor))
         if x.dtype == attended.dtype == scale.dtype:
             return torch.addcmul(x, scale, attended)
-        return scale * attended + x
+        scaled: Tensor = scale * attended + x
+        return scaled
 
     return forward
