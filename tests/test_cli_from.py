@@ -123,6 +123,12 @@ def test_translate_with_files_of_several_networks(tmp_path: Path) -> None:
     assert "holds generator_ab, but no generator_ba, and --direction asks for it" in wrong.stderr
     cycle = run(*given, tmp_path / "other.png", "--cycle", tmp_path / "cycle")
     assert "--cycle needs both" in cycle.stderr
+    # The way back may be in a file of its own.
+    torch.save(state, tmp_path / "back.pt")
+    back = ("--also", f"generator_ba={tmp_path / 'back.pt'}", "--cycle", tmp_path / "cycle")
+    result = run(*given, tmp_path / "other.png", *back)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "cycle" / "other.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -145,6 +151,8 @@ def test_translate_with_files_of_several_networks(tmp_path: Path) -> None:
         (("train", "stylegan2", "--from", "{G}"), "model: "),
         (("train", "--from", "{G}", "--resolution", "64"), "resolution: "),
         (("train", "--also", "discriminator=D.pth"), "--also goes with --from"),
+        (("train", "--from", ".", "--part", "generator"), "--part is of checkpoints"),
+        (("train", "--from", "nowhere"), "nowhere"),
     ],
 )
 def test_what_does_not_go_together(

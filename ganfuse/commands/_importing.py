@@ -90,6 +90,7 @@ def load_imported(
     from_: str,
     *,
     part: str | None,
+    also: Iterable[str] = (),
     assignments: Iterable[str],
     device: str,
     place: str | None = None,
@@ -98,6 +99,7 @@ def load_imported(
     """The game of a checkpoint, see `ganfuse.interop.sampling.sampling_game`, on the device.
 
     Args:
+        also: further parts, PART=FILE.
         place: of a translator, as in `ganfuse.interop.load_game`.
         keywords: what the assignments go before.
     """
@@ -107,5 +109,5 @@ def load_imported(
 
     source, file = parse_from(from_)
     settings = {**(keywords or {}), **parse_assignments(assignments)}
-    game, generators = sampling_game(source, file, part, place=place, **settings)
+    game, generators = sampling_game(source, file, part, place=place, also=parse_parts(also), **settings)
     return game.to(resolve_device(device)), generators

@@ -42,7 +42,9 @@ _BATCH = 64
 
 
 def sample(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of the run.", show_default=False)] = None,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="Folder of the run; not with --from.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Picture to write; its ending gives the format.", show_default="grid.png")
     ] = None,

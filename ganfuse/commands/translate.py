@@ -1,7 +1,7 @@
 """`ganfuse translate`: pictures of one domain to the other, by a run of a model that translates or imported weights."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -16,7 +16,6 @@ from ganfuse.commands._sampling import Weights, load_for_sampling, refuse_of_run
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ganfuse.engine import Game
     from ganfuse.engine.translation import TranslationGame
 
 logger = logging.getLogger("ganfuse.translate")
@@ -84,6 +83,10 @@ def translate(
     ] = None,
     from_: FromOption = None,
     part: PartOption = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="With --from: a further network, such as generator_ba=FILE for --cycle. May be repeated."),
+    ] = None,
     set_: SettingsOption = None,
 ) -> None:
     """Translate pictures to the other domain.
@@ -96,7 +99,7 @@ def translate(
     from ganfuse.engine.translation import TranslationGame
 
     run, source, out = _arguments(paths, from_)
-    require_one(run, from_, part=part, set=set_)
+    require_one(run, from_, part=part, also=also, set=set_)
     jobs = _jobs(source, out)
     if heat_map is not None:
         jobs = [replace(job, heat=heat_map / _name(job, out)) for job in jobs]
@@ -105,7 +108,11 @@ def translate(
     _require_vacant(jobs, overwrite)
     if from_ is not None:
         refuse_of_runs(weights, checkpoint)
-        game = _imported(from_, part, set_ or (), direction, device, both=cycle is not None)
+        place = f"generator_{direction.value}"
+        game, held = load_imported(
+            from_, part=part, also=also or (), assignments=set_ or (), device=device, place=place
+        )
+        _require_generators(from_, held, ("generator_ab", "generator_ba") if cycle is not None else (place,))
     else:
         assert run is not None
         game = load_for_sampling(run, weights, checkpoint, device)
@@ -136,21 +143,14 @@ def _arguments(paths: list[Path], from_: str | None) -> tuple[Path | None, Path,
     raise CommandError(f"expected {expected}, got {len(paths)} path{'' if len(paths) == 1 else 's'}")
 
 
-def _imported(
-    from_: str, part: str | None, assignments: Iterable[str], direction: Direction, device: str, *, both: bool
-) -> "Game":
-    """The game of a checkpoint, whose generator goes in the direction that is wanted.
-
-    Raises:
-        CommandError: that generator is not among the networks of the file.
-    """
-    place = f"generator_{direction.value}"
-    game, generators = load_imported(from_, part=part, assignments=assignments, device=device, place=place)
-    for name in ("generator_ab", "generator_ba") if both else (place,):
-        if "generator" not in generators and name not in generators:
-            why = "--cycle needs both" if both else "--direction asks for it"
-            raise CommandError(f"--from: {from_} holds {', '.join(generators)}, but no {name}, and {why}")
-    return game
+def _require_generators(from_: str, held: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """Raises CommandError where a translator is wanted that is not among the networks of a checkpoint."""
+    for name in wanted:
+        if held != ("generator",) and name not in held:
+            why = "--cycle needs both" if len(wanted) > 1 else "--direction asks for it"
+            raise CommandError(
+                f"--from: {from_} holds {', '.join(held)}, but no {name}, and {why}", f"--also {name}=FILE adds it"
+            )
 
 
 @dataclass(frozen=True)
