@@ -112,6 +112,8 @@ def sample(
 
     With --classes each class gets a row (or as many as --columns makes of it) of equally many images.
 
+    With other weights: ganfuse sample --from biggan-pytorch:G_ema.pth --out grid.png --truncation 0.5
+
     A translator has nothing to draw from noise. It translates images of its data set, taken at random: rows of an image
     of A, its translation, that translated back, and the same from B (with where the network looks, if it says so).
     """

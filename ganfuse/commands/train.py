@@ -111,7 +111,7 @@ def train(
     On several GPUs or machines: torchrun --nproc-per-node 8 -m ganfuse train ... . The batch is divided among them.
 
     --from begins with weights that are there, at step 0: to fine-tune on other data. Parts that have none, such as the
-    discriminator of a generator alone, begin anew.
+    discriminator of a generator alone, begin anew. ganfuse train --from stylegan2-ada:ffhq.pkl --data photos --out RUN
 
     Ctrl-C saves and stops; --resume goes on from there, with the same result as if nothing had happened.
     """

@@ -94,6 +94,8 @@ def translate(
     Any size will do: where the network takes only multiples of some number, a picture is continued at its borders as in
     a mirror, translated, and cropped back. Gray or colour is what the run was trained on. Names and folders are kept;
     what is written has the ending, and so the format, of what was read.
+
+    With other weights: ganfuse translate --from cyclegan-pix2pix:latest_net_G_A.pth photos translated
     """
     from ganfuse.engine.data.progress import progress_bar
     from ganfuse.engine.translation import TranslationGame

@@ -88,7 +88,7 @@ def is_listed(source, key, state):
 @EVERY
 def test_every_tensor_is_used_or_on_the_list(source, part):
     state = SMALL[source, part].state()
-    for key in list(state)[:: max(1, len(state) // 12)]:
+    for key in list(state)[:: max(1, len(state) // 6)]:
         lacking = {other: value for other, value in state.items() if other != key}
         if is_listed(source, key, state):
             load(source, lacking)

@@ -15,7 +15,6 @@ FEATURES = 7
 LAYERS = [f"synthesis.b{size}.conv{place}" for size in SIZES for place in ((1,) if size == 4 else (0, 1))]
 
 
-
 def generator_key(key):
     """NVIDIA's name to rosinality's."""
     parts = key.split(".")
