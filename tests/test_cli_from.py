@@ -134,7 +134,7 @@ def test_translate_with_files_of_several_networks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sample",), "expected a RUN, or --from SOURCE:FILE"),
+        (("sample",), "Missing argument 'RUN', or --from SOURCE:FILE"),
         (("sample", "runs/x", "--from", "{G}"), "got the run runs/x and --from"),
         (("sample", "runs/x", "--part", "G"), "--part goes with --from"),
         (("sample", "--from", "{G}", "--weights", "raw"), "--weights is of runs"),

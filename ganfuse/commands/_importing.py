@@ -71,7 +71,7 @@ def require_one(run: Path | None, from_: str | None, **with_from: Any) -> None:
         with_from: what was given of the options that need --from, by their names.
     """
     if run is None and from_ is None:
-        raise CommandError("expected a RUN, or --from SOURCE:FILE", "ganfuse train makes runs")
+        raise CommandError("Missing argument 'RUN', or --from SOURCE:FILE", "ganfuse train makes runs")
     if run is not None and from_ is not None:
         raise CommandError(f"got the run {run} and --from {from_}: give one of the two")
     for name, value in with_from.items():
