@@ -147,7 +147,7 @@ def page(files: Sequence[Path], snapshot: Path | None = None) -> str:
     sections = []
     for path in files:
         found = records.read(path)
-        if not found or found[0].get("kind") != "header" or "device" not in found[0]:
+        if not found or not {"benchmark", "device"} <= found[0].keys():
             raise ValueError(f"results: {path} is no result file of a benchmark")
         name = found[0]["benchmark"]
         if name not in _ELSEWHERE:
@@ -162,7 +162,8 @@ def page(files: Sequence[Path], snapshot: Path | None = None) -> str:
 
 def _section(path: Path, found: Records) -> str:
     about = found[0]
-    title, report = REPORTS.get(about["benchmark"], (about["benchmark"], _plain))
+    name = about["benchmark"]
+    title, report = REPORTS.get(name, (name.replace("-", " ").capitalize(), _plain))
     lines = [
         f"## {title}: {about['device']}\n",
         f"`benchmarks/results/{path.name}`, by `{about['command']}`. {table.device_line(about)}, "

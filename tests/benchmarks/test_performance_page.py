@@ -36,9 +36,9 @@ def test_every_number_on_the_page_has_its_device_and_versions(tmp_path):
 def test_a_benchmark_without_a_report_gets_a_table_of_what_it_has(tmp_path):
     results = tmp_path / "new.jsonl"
     row = {"kind": "row", "case": "c", "ms": 1.23456, "shape": [1, 2], "detail": None}
-    results.write_text("".join(json.dumps(line) + "\n" for line in (HEADER | {"benchmark": "new"}, row)))
+    results.write_text("".join(json.dumps(line) + "\n" for line in (HEADER | {"benchmark": "new-thing"}, row)))
     text = performance_page.page([results])
-    assert "## new: a GPU" in text
+    assert "## New thing: a GPU" in text
     assert "| case | ms | detail |" in text
     assert "| c | 1.235 |  |" in text
 
@@ -51,7 +51,7 @@ def test_training_steps_come_after_ops_and_pictures_do_not_come_at_all(tmp_path)
         "launches": 1200, "busy_share": 0.5, "energy_j": 9.0, "profiled_ms": 2.0, "groups": {"convolutions": 2.0},
     }  # fmt: skip
     files = []
-    for name, lines in (("train", (case, row)), ("bench", (CASE, ROW)), ("gallery", ())):
+    for name, lines in (("train", (case, row)), ("bench", (CASE, ROW)), ("gallery", ({"kind": "run"},))):
         files.append(tmp_path / f"{name}.jsonl")
         header = HEADER | {"benchmark": name}
         files[-1].write_text("".join(json.dumps(line) + "\n" for line in (header, *lines)))
