@@ -4,7 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -63,22 +63,17 @@ def modules_of(model: nn.Module) -> list[ModuleType]:
 
 def modules_with_ops(start: Iterable[ModuleType]) -> list[ModuleType]:
     """Those modules, the ones that they use by name, and loaded ones that use the same; where functions of OPS are."""
-    given = list(dict.fromkeys(start))
-    homes = [module for module in given if _functions(module)]
-    for module in given:
-        for value in list(vars(module).values()):
-            if isinstance(value, ModuleType) and not _is_library(value.__name__) and _functions(value):
-                homes.append(value)
-    for module in list(homes):
-        for value in list(vars(module).values()):
-            if isinstance(value, ModuleType) and not _is_library(value.__name__) and _functions(value):
-                homes.append(value)
+    homes = list(dict.fromkeys(start))
+    for _ in range(2):
+        # The networks' module uses conv2d_resample's, which uses upfirdn2d's.
+        used = [value for module in homes for value in list(vars(module).values()) if isinstance(value, ModuleType)]
+        homes = list(dict.fromkeys([*homes, *(module for module in used if _is_relevant(module))]))
+    homes = [module for module in homes if _is_relevant(module)]
     users = [
         module
         for module in list(sys.modules.values())
         if isinstance(module, ModuleType)
-        and not _is_library(module.__name__)
-        and any(value in homes for value in list(vars(module).values()) if isinstance(value, ModuleType))
+        and any(value in homes for value in _modules_in(module))
         and _functions(module)
     ]
     return list(dict.fromkeys([*homes, *users]))
@@ -101,8 +96,7 @@ def patch_functions(
                 continue
             _patch_function(op, function, where, owner, report, check)
         for name, why in LEFT.items():
-            function = vars(module).get(name)
-            if inspect.isfunction(function) and function.__module__ == module.__name__ and _is_op_home(module):
+            if _is_left(module, vars(module).get(name)):
                 report.leave(f"{module.__name__}.{name}", name, why)
 
 
@@ -127,7 +121,8 @@ def _patch_function(
             report.add(where, op.name, f"{known.by} (already)")
         return
     ours = replacement(op, function)
-    wrong = _tried(op, function, ours)
+    # Not `ours`, which would leave to the original what it refuses.
+    wrong = _tried(op, function, op.make(function))
     if wrong is not None:
         report.leave(where, op.name, wrong)
         return
@@ -176,7 +171,7 @@ def _checked(
     return first_checked
 
 
-def _functions(module: ModuleType) -> Iterator[tuple[Op, Callable[..., Any]]] | list[Any]:
+def _functions(module: ModuleType) -> list[tuple[Op, Callable[..., Any]]]:
     """Functions of a module that have the name and the parameters of one of OPS."""
     found = []
     for op in OPS:
@@ -204,8 +199,22 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return ()
 
 
-def _is_op_home(module: ModuleType) -> bool:
-    return module.__name__.rsplit(".", 1)[-1] in _HOMES
+def _is_left(module: ModuleType, function: Any) -> bool:
+    """Whether a function of LEFT's names is that of such a codebase, and written in this module."""
+    home = module.__name__.rsplit(".", 1)[-1] in _HOMES
+    return home and inspect.isfunction(function) and not _is_library(function.__module__)
+
+
+def _is_relevant(module: ModuleType) -> bool:
+    if _is_library(module.__name__):
+        return False
+    return bool(_functions(module)) or any(_is_left(module, vars(module).get(name)) for name in LEFT)
+
+
+def _modules_in(module: ModuleType) -> list[ModuleType]:
+    if _is_library(module.__name__):
+        return []
+    return [value for value in list(vars(module).values()) if isinstance(value, ModuleType)]
 
 
 def _rebind(before: Callable[..., Any], after: Callable[..., Any]) -> None:
