@@ -207,6 +207,15 @@ def test_hooks_that_are_there_before_run_too() -> None:
     assert seen == [1]
 
 
+def test_hooks_of_all_modules_run() -> None:
+    model, seen = chain(), []
+    patch(model, verbose=False)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, out: seen.append(type(module)))
+    model(image())
+    handle.remove()
+    assert [kind.__name__ for kind in seen] == ["Conv2d", "InstanceNorm2d", "ReLU", "Sequential"]
+
+
 def test_children_reached_in_another_way_are_what_they_were() -> None:
     model, x = chain(), image()
     plain = copied(model)

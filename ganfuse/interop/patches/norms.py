@@ -70,7 +70,12 @@ def left_norm(module: nn.Module) -> str | None:
 def own_hooks(module: nn.Module) -> bool:
     """Whether anything is hooked to the call of a module."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(map(bool, hooks))
+    return any(map(bool, hooks)) or _hooked_everywhere()
+
+
+def _hooked_everywhere() -> bool:
+    """Whether hooks of all modules are registered (`torch.nn.modules.module.register_module_forward_hook`)."""
+    return bool(getattr(torch.nn.modules.module, "_has_any_global_hook", bool)())
 
 
 def activation_of(module: nn.Module) -> tuple[str, float] | None:
