@@ -12,6 +12,7 @@ from ganfuse.engine import regularizers
 from ganfuse.engine.augment import AdaptiveAugment, diff_augment
 from ganfuse.engine.game import Batch, EMATarget, Player, Turn
 from ganfuse.engine.latent_game import LatentGame, takes_labels
+from ganfuse.engine.layers.minibatch_stddev import compare_within
 from ganfuse.engine.layers.spectral_norm import hold_spectral_norms
 from ganfuse.engine.losses import AdversarialLoss, adversarial_loss
 from ganfuse.engine.noise import Noise
@@ -45,7 +46,7 @@ class AdversarialGame(LatentGame):
         ema_warmup: begin with a smaller decay, see `ganfuse.engine.ema.EMA`.
         latent: "normal", N(0, 1), or "uniform", U(-1, 1).
         concatenate: show the discriminator real and generated images in one batch rather than in two. Faster; not the
-            same if it computes statistics over the batch.
+            same if it computes statistics over the batch (`MinibatchStdDev` takes its own of each half).
         same_spectral_norms: the discriminator's power iterations step once in its turn, so that it sees real and
             generated images with the same weights (`hold_spectral_norms`). Without effect where `concatenate` is on.
         r1_gamma, r2_gamma: weights of `regularizers.r1_penalty` on real and on generated images; 0: none.
@@ -177,7 +178,8 @@ class AdversarialGame(LatentGame):
         if self.concatenate:
             labels = None if real_labels is None or fake_labels is None else torch.cat([real_labels, fake_labels])
             real, fake = self.augmented(batch.images, noise), self.augmented(fakes, noise)
-            logits = self.discriminate(torch.cat([real, fake.to(real.dtype)]), labels)
+            with compare_within(self.discriminator, 2):
+                logits = self.discriminate(torch.cat([real, fake.to(real.dtype)]), labels)
             real_logits, fake_logits = logits.chunk(2)
         else:
             with hold_spectral_norms(self.discriminator) if self.same_spectral_norms else nullcontext():

@@ -217,6 +217,7 @@ def stylegan2(
         generator_lr=rate,
         discriminator_lr=rate,
         betas=betas,
+        concatenate=True,
         r1_gamma=r1_gamma,
         penalty_interval=r1_interval,
         augment=augment,

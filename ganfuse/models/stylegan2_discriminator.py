@@ -6,6 +6,7 @@ Parameters are named as in StyleGAN2-ADA, but that blocks are numbered from the 
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from ganfuse.engine.layers import EqualizedConv2d, EqualizedLinear, FromRGB, MinibatchStdDev
@@ -107,7 +108,7 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (B, channels, resolution, resolution) and labels (B,) to logits (B,).
+    """Images (B, channels, resolution, resolution) and labels (B,) to logits (B,). Feature maps are channels_last.
 
     With classes the features of the image are projected on those of the label, which a mapping network of 8 layers
     makes (Karras et al. 2020, arXiv 2006.06676, appendix C; Miyato & Koyama 2018).
@@ -165,6 +166,8 @@ class Discriminator(nn.Module):
             self.mapping = MappingNetwork(
                 0, features, num_layers=mapping_layers, num_classes=num_classes, average_decay=None
             )
+        # What a convolution's weight is, its results are.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         check_images(images, self.channels, self.resolution)

@@ -201,6 +201,21 @@ def test_r1_is_ten_halves_of_the_mean_squared_slope():
     torch.testing.assert_close(game.penalty_loss(batch, seeded())["loss"], 16 * expected)
 
 
+@pytest.mark.parametrize("n", [4, 6])
+def test_one_batch_for_the_discriminator_is_as_good_as_two(n):
+    """Minibatch deviations included, which are of real and of generated images each for themselves."""
+    game, batch = game_of(3), batch_of(n)
+    assert game.concatenate
+    results = []
+    for concatenate in (True, False):
+        game.concatenate = concatenate
+        torch.manual_seed(3)  # for the noise in the synthesis
+        loss = game.discriminator_loss(batch, seeded())["loss"]
+        results.append((loss, *torch.autograd.grad(loss, list(game.discriminator.parameters()))))
+    for together, apart in zip(*results, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-10, atol=1e-12)
+
+
 def test_presets():
     assert preset("stylegan2", 1024, None).width == 32
     auto = preset("auto", 256, 16)

@@ -1,7 +1,10 @@
 """The minibatch standard deviation layer (Karras et al. 2018, "Progressive Growing of GANs", section 3)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ganfuse.engine.layers.joined_batch import join_batch, own_rows
@@ -18,6 +21,7 @@ class MinibatchStdDev(nn.Module):
 
     Attributes:
         process_group: the processes that hold parts of one batch; None: this one alone. The trainer sets it.
+        parts: of a batch, that are taken for batches of their own; see `compare_within`.
 
     Raises:
         ValueError: for arguments out of range, and an input that is not (B, C, H, W) with C divisible by num_channels.
@@ -32,11 +36,34 @@ class MinibatchStdDev(nn.Module):
         self.group_size = group_size
         self.num_channels = num_channels
         self.process_group: Any = None
+        self.parts = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C + num_channels, H, W)."""
+        if self.parts == 1 or x.shape[0] == 0:
+            return self._compared(x)
+        return torch.cat([self._compared(part) for part in x.chunk(self.parts)])
+
+    def _compared(self, x: Tensor) -> Tensor:
         group = self.process_group
         return own_rows(minibatch_stddev(join_batch(x, group), self.group_size, self.num_channels), group)
 
     def extra_repr(self) -> str:
         return f"group_size={self.group_size}, num_channels={self.num_channels}"
+
+
+@contextmanager
+def compare_within(model: nn.Module, parts: int) -> Iterator[None]:
+    """Inside, batches of `model` are so many equal ones, one behind the other, and samples are compared within each.
+
+    For a discriminator that sees real and generated images in one batch as if it saw them in two.
+    """
+    layers = [module for module in model.modules() if isinstance(module, MinibatchStdDev)]
+    before = [layer.parts for layer in layers]
+    for layer in layers:
+        layer.parts = parts
+    try:
+        yield
+    finally:
+        for layer, number in zip(layers, before):
+            layer.parts = number
