@@ -71,6 +71,12 @@ class ByTensorChance(Block):
         return self.act(self.norm(x)) if torch.rand(()) < 0.5 else self.norm(x)
 
 
+class ByChanceWithin(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        draws = [random.random() for _ in range(2)]
+        return self.act(self.norm(x)) if draws[0] < draws[1] else self.norm(x)
+
+
 class WithoutGrad(Block):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -130,6 +136,7 @@ class Catching(Block):
         (ByTraining, "one thing in training and another in evaluation"),
         (ByShape, "cannot be traced"),
         (ByChance, "global random"),
+        (ByChanceWithin, "global random"),
         (ByTensorChance, "does not come from its arguments"),
         (WithoutGrad, "with or try block"),
         (Decorated, "decorated"),
@@ -150,7 +157,7 @@ def test_leaves_what_a_trace_does_not_tell(kind: type[Block], why: str) -> None:
     assert re.search(why, report.left[0].why), report.left[0].why
     assert type(block) is kind
     assert block.seen == []
-    if kind not in (ByChance, ByTensorChance):
+    if kind not in (ByChance, ByChanceWithin, ByTensorChance):
         x = image()
         torch.testing.assert_close(block(x), before(x))
 

@@ -10,7 +10,6 @@ attributes, ``with`` and ``try`` blocks, decorated forwards and tests of types.
 import builtins
 import dis
 import functools
-import inspect
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -49,6 +48,7 @@ _BLOCKS = {
     "SETUP_ASYNC_WITH",
     "BEFORE_ASYNC_WITH",
     "LOAD_SPECIAL",
+    "SETUP_FINALLY",
     "PUSH_EXC_INFO",
     "YIELD_VALUE",
 }
@@ -212,18 +212,24 @@ def _check_function(function: Callable[..., Any], seen: set[Any]) -> None:
     if _is_torch(function):
         return
     _check_code(function.__code__, name)
-    found = inspect.getclosurevars(function)
-    for variable, value in found.nonlocals.items():
+    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         if variable != "__class__":
-            _check_value(f"the enclosing {variable}", value, seen)
-    for variable, value in found.globals.items():
-        if not _is_torch(value) and not isinstance(value, types.FunctionType):
-            raise _Refused(f"its {name} reads the global {variable}")
-        if isinstance(value, types.FunctionType):
-            _check_value(f"the global {variable}", value, seen)
-    asked = _BUILTINS & set(found.builtins)
-    if asked:
-        raise _Refused(f"its {name} calls {min(asked)}()")
+            _check_value(f"the enclosing {variable}", cell.cell_contents, seen)
+    for variable in _globals_read(function.__code__):
+        if variable in function.__globals__:
+            value = function.__globals__[variable]
+            if isinstance(value, types.FunctionType):
+                _check_value(f"the global {variable}", value, seen)
+            elif not _is_torch(value):
+                raise _Refused(f"its {name} reads the global {variable}")
+        elif variable in _BUILTINS:
+            raise _Refused(f"its {name} calls {variable}()")
+
+
+def _globals_read(code: types.CodeType) -> set[str]:
+    """Names of global variables and builtins that a code reads, and the functions and comprehensions in it."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME"))}
+    return names.union(*(_globals_read(part) for part in code.co_consts if isinstance(part, types.CodeType)))
 
 
 def _check_code(code: types.CodeType, name: str) -> None:
