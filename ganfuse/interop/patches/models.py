@@ -92,9 +92,10 @@ class Session:
         for name, what, by in sorted(solo, key=lambda entry: order[entry[0]]):
             if name not in fused or modules[name] not in self.kinds:
                 self.report.add(name, what, by)
+        inner = {part for module in self.kinds if isinstance(module, Patched) for part in module.modules()}
         seen = fused | {entry.where for entry in self.report.left}
         for name, module in named:
-            if module in self.kinds and not isinstance(module, Patched) and name not in seen:
+            if module in self.kinds and module not in inner and name not in seen:
                 self.report.leave(name, type(module).__name__, "no activation follows it in the forward that calls it")
         self._spectral(model, every)
 
