@@ -208,7 +208,8 @@ class Map:
     def apply(self, coefficients: Tensor) -> Tensor:
         """act(slope·(u − centre) + offset (+ noise))."""
         y = self.empty()
-        self._start(norm_apply, "apply", [self.x, y], [coefficients], noise=self.noise)
+        kernel = "noisy_apply" if self.noise.constants else "apply"
+        self._start(norm_apply, kernel, [self.x, y], [coefficients], noise=self.noise)
         return y.tensor
 
     def sums(self, grad: MapView, coefficients: Tensor) -> "Partials":
