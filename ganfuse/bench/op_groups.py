@@ -11,7 +11,7 @@ import torch
 
 from ganfuse.kernels.autograd import PositionalFunction
 
-__all__ = ["OURS_PREFIX", "cpu_group", "kernel_group", "our_functions", "our_kernels"]
+__all__ = ["OURS_PREFIX", "cpu_group", "kernel_group", "our_functions", "our_kernels", "our_op"]
 
 OURS_PREFIX = "ganfuse: "
 """What the groups of our own kernels begin with; the op's name follows."""
@@ -82,11 +82,23 @@ def our_functions() -> Mapping[str, str]:
             if parts[:2] != ["ganfuse", "kernels"] or function is PositionalFunction:
                 continue
             # Functions that kernels/autograd.py makes are called after their op, their nodes all alike.
-            op = re.sub(r"_(double_backward|backward|forward)$", "", function.__name__)
+            op = _without_level(function.__name__)
             op = _FOLDERS.get(op, op) if parts[2] == "autograd" else parts[2]
             found[function.__name__] = op
             found[f"{function.__name__}Backward"] = op
     return found | {f"{level}Backward": "autograd" for level in ("Forward", "Backward", "DoubleBackward")}
+
+
+def our_op(name: str) -> str | None:
+    """The op of ganfuse that a host event belongs to: one of its functions, or in compiled code a custom op."""
+    if name.startswith("ganfuse::"):
+        op = _without_level(name.removeprefix("ganfuse::"))
+        return _FOLDERS.get(op, op)
+    return our_functions().get(name)
+
+
+def _without_level(name: str) -> str:
+    return re.sub(r"_(double_backward|backward|forward)$", "", name)
 
 
 def kernel_group(name: str) -> str:

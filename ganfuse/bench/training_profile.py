@@ -10,7 +10,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
 
 from ganfuse.bench.device_probes import quiet_profiler
-from ganfuse.bench.op_groups import OURS_PREFIX, cpu_group, kernel_group, our_functions, our_kernels
+from ganfuse.bench.op_groups import OURS_PREFIX, cpu_group, kernel_group, our_kernels, our_op
 from ganfuse.engine.game import Turn
 from ganfuse.engine.trainer import Trainer
 
@@ -198,15 +198,14 @@ def _on_gpu(events: Sequence[Any], ranges: Sequence[Any], annotations: Set[str])
 
 def _on_cpu(host: Sequence[Any]) -> Iterator[tuple[str, str, float]]:
     """(turn, group, milliseconds) of each operator, without what others do inside it."""
-    ours = our_functions()
     for event in host:
         group, turn = "", _REST
         above = event
         while above is not None:
             name = above.name
             if not group:
-                if name in ours:
-                    group = OURS_PREFIX + ours[name]
+                if op := our_op(name):
+                    group = OURS_PREFIX + op
                 elif name.startswith("Optimizer.step"):
                     group = "optimiser and averages"
                 elif name == _DATA:

@@ -62,3 +62,5 @@ def test_our_functions_are_known_by_their_nodes_too():
     assert functions["attention_forward"] == functions["attention_double_backward"] == "feature_attention"
     assert functions["_Upfirdn2dBackward"] == "upfirdn2d"
     assert "PositionalFunction" not in functions
+    assert op_groups.our_op("ganfuse::attention_backward") == "feature_attention"
+    assert op_groups.our_op("aten::mul") is None
