@@ -171,11 +171,7 @@ class TrainerOptions(StabilityOptions):
             "shard_optimizer": self.shard_optimizer,
             "compile": self.compile,
             "cuda_graphs": self.cuda_graphs,
-            "channels_last": self.channels_last,
             "precision='fp16'": self.precision == "fp16",
-            "clamp_singular_values": self.clamp_singular_values is not None,
-            "clamp_singular_values_ratio": self.clamp_singular_values_ratio is not None,
-            "orthogonal_beta": bool(self.orthogonal_beta),
         }
         found = [name for name, given in excluded.items() if given]
         if found:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganfuse.engine.sharded_tensors import is_sharded, shard_like
 from ganfuse.engine.weight_matrices import weight_matrices
 
 __all__ = ["FORMS", "OrthogonalGradient", "add_orthogonal_gradient", "orthogonal_penalty"]
@@ -71,7 +72,9 @@ def add_orthogonal_gradient(
         matrix = weight.matrix()
         deviation = _deviation(matrix @ matrix.t(), form)
         rows = grad.movedim(weight.dim, 0)
-        if rows.is_contiguous():
+        if is_sharded(grad):
+            grad.add_(shard_like(weight.shaped(deviation @ matrix), grad), alpha=4.0 * beta)
+        elif rows.is_contiguous():
             rows.view(matrix.shape).addmm_(deviation, matrix, alpha=4.0 * beta)
         else:
             grad.add_(weight.shaped(deviation @ matrix), alpha=4.0 * beta)

@@ -106,6 +106,9 @@ class ShardedNetworks:
     def _shard(self, network: nn.Module, mesh: Any) -> None:
         from torch.distributed.fsdp import fully_shard
 
+        for parameter in network.parameters():
+            # It takes no other memory format; convolutions of channels_last images are given theirs as they compute.
+            parameter.data = parameter.data.contiguous()
         # Also after forward passes that no backward pass follows: a network is always sharded between turns.
         for module in (*blocks_of(network).values(), network):
             # Nothing to cut; they stay whole, and their gradients are averaged like those of whole networks.

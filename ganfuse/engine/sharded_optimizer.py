@@ -40,6 +40,12 @@ def complete_state(optimizer: torch.optim.Optimizer, processes: Processes) -> di
     return optimizer.state_dict() if processes.is_first else {}
 
 
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    if is_sharded(value) or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
 def step_one_by_one_where_mixed(optimizer: torch.optim.Optimizer) -> None:
     """Turns off what works on many tensors at once for groups of whole and sharded parameters: it takes no mixture."""
     for group in optimizer.param_groups:
@@ -56,11 +62,15 @@ def gathered(value: Any, processes: Processes) -> Any:
 
 
 def load_complete_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Loads what `complete_state` gave. Of moments of sharded parameters each process keeps its part."""
+    """Loads what `complete_state` gave. Of moments of sharded parameters each process keeps its part.
+
+    Moments get the memory format of their parameters: fused optimisers go through both as they lie in memory, and the
+    state may be of a run in another format.
+    """
     optimizer.load_state_dict(dict(state))
     step_one_by_one_where_mixed(optimizer)
     for parameter, entries in optimizer.state.items():
         # None: ZeRO leaves the moments of other processes' parameters out.
         for key, value in (entries or {}).items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                entries[key] = shard_like(value, parameter)
+                entries[key] = _laid_out_as(parameter, shard_like(value, parameter))

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from ganfuse.engine.sharded_tensors import shard_like, whole
+
 __all__ = ["WeightMatrix", "weight_matrices"]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -28,13 +30,13 @@ class WeightMatrix(NamedTuple):
     dim: int
 
     def matrix(self) -> Tensor:
-        """(rows, columns), detached; a view of the parameter where its layout allows."""
-        return self.parameter.detach().movedim(self.dim, 0).flatten(1)
+        """(rows, columns), detached; a view of the parameter where its layout allows. Gathered where it is sharded."""
+        return whole(self.parameter.detach()).movedim(self.dim, 0).flatten(1)
 
     def add_(self, matrix: Tensor, alpha: float = 1.0) -> None:
         """parameter += alpha · matrix, in place."""
         with torch.no_grad():
-            self.parameter.add_(self.shaped(matrix), alpha=alpha)
+            self.parameter.add_(shard_like(self.shaped(matrix), self.parameter), alpha=alpha)
 
     def shaped(self, matrix: Tensor) -> Tensor:
         """A matrix in the parameter's shape."""

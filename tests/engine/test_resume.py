@@ -10,6 +10,7 @@ import torch
 from ganfuse.engine import Trainer, load_run
 from ganfuse.engine.checkpoint import list_checkpoints
 from ganfuse.engine.noise import Noise
+from tests.engine.test_sharded_networks import train
 from tests.engine.toys import ToyData, toy_game
 
 STEPS = 9
@@ -168,6 +169,15 @@ def test_workers_draw_the_same_batches(straight, tmp_path):
     make_trainer(tmp_path, workers=1, hooks=[stop_at(4)]).fit()
     make_trainer(tmp_path, workers=2, init_seed=1, resume=True).fit()
     assert_same_run(tmp_path, straight)
+
+
+@pytest.mark.parametrize("formats", [(False, True), (True, False)])
+def test_resumed_in_another_memory_format(tmp_path, formats):
+    for steps, channels_last in zip((2, 4), formats):
+        options = {"steps": steps, "channels_last": channels_last, "resume": True, "sample_every": 0}
+        resumed = train(tmp_path / "resumed", norm=True, **options)
+    straight = train(tmp_path / "straight", norm=True, steps=4, sample_every=0)
+    torch.testing.assert_close(resumed.game.state_dict(), straight.game.state_dict(), rtol=1e-9, atol=1e-12)
 
 
 def test_longer_run_after_a_complete_one(straight, tmp_path):

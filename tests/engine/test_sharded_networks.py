@@ -106,6 +106,9 @@ BOTH = {"shard_networks": ["generator", "discriminator"]}
         {
             "shard_networks": "generator",
             "game": {"r1_gamma": 0.1},
+            "channels_last": True,
+            "orthogonal_beta": 0.01,
+            "orthogonal_players": "generator",
             "norm": False,
             "accumulation": 2,
             "activation_checkpointing": True,
@@ -145,7 +148,10 @@ def test_networks_with_second_order_turns_are_refused(tmp_path, penalty):
         ({"shard_networks": ["generator", "generator.layer"]}, "shares parameters"),
         ({"shard_networks": 3}, "a name or a list of names"),
         ({"shard_networks": "generator", "compile": True}, "cannot be combined with compile"),
-        ({"shard_networks": "generator", "precision": "fp16", "orthogonal_beta": 1e-4}, "fp16', orthogonal_beta"),
+        (
+            {"shard_networks": "generator", "precision": "fp16", "shard_optimizer": True},
+            "shard_optimizer, precision='fp16'",
+        ),
     ],
 )
 def test_what_cannot_be_is_said(tmp_path, options, words):
