@@ -223,7 +223,8 @@ def test_trains_resumes_and_samples(tmp_path, num_classes):
     assert game.generator.mapping.w_avg.value.any()
     assert "truncation" in inspect.signature(game.sample).parameters
     fixed = game.sample(2, rng=torch.Generator().manual_seed(0), truncation=0.0, noise_mode="none")
-    assert num_classes is not None or torch.equal(fixed[0], fixed[1])
+    if num_classes is None:
+        torch.testing.assert_close(fixed[0], fixed[1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.interpreter

@@ -244,7 +244,8 @@ class EqualizedConv2d(_Equalized):
         dtype = arithmetic_dtype(x)
         # What is smaller is scaled, and its gradient. An exported graph takes any number of images.
         if dtype == self.weight.dtype and dtype in _WIDE and not exporting() and x.numel() < self.weight.numel():
-            weight, x = self.weight, x * self.weight_scale
+            weight: Tensor = self.weight
+            x = x * self.weight_scale
         else:
             weight, x = (self.weight * self.weight_scale).to(dtype), x.to(dtype)
         bias = self.scaled_bias()
