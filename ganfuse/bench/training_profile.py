@@ -1,5 +1,6 @@
 """Where the time of a training step goes: by group of operations, by turn, and how much of it is in our kernels."""
 
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from ganfuse.bench.op_groups import OURS_PREFIX, cpu_group, kernel_group, our_ke
 from ganfuse.engine.game import Turn
 from ganfuse.engine.trainer import Trainer
 
-__all__ = ["StepProfile", "covering_steps", "period_of", "plays_per_step", "profile_training", "summarise"]
+__all__ = ["StepProfile", "covering_steps", "period_of", "plays_per_step", "profile_training", "summarise", "typical"]
 
 _PREFIX = "bench: "
 _TURN = f"{_PREFIX}turn "
@@ -23,7 +24,7 @@ _REST = ""
 # Turns that are rarer than that are not waited for.
 _HORIZON = 64
 _LONGEST_PERIOD = 16
-_REPETITIONS = 3
+_REPETITIONS = 5
 
 
 @dataclass
@@ -116,8 +117,20 @@ def profile_training(trainer: Trainer) -> StepProfile:
                     _synchronise(device)
         events = list(profiler.events() or ())
         found.append(summarise(events, plays_per_step(turns), steps=len(steps), gpu=device.type == "cuda"))
-    # The one that other programs on the machine disturbed the least.
-    return min(found, key=lambda profile: profile.total_ms)
+    return typical(found)
+
+
+def typical(profiles: Sequence[StepProfile]) -> StepProfile:
+    """The medians of several: what another program on the machine takes for itself comes in few of them."""
+    groups = {group for profile in profiles for group in profile.groups}
+    return StepProfile(
+        {group: statistics.median(profile.groups.get(group, 0.0) for profile in profiles) for group in groups},
+        {
+            name: turn | {"ms": statistics.median(profile.turns[name]["ms"] for profile in profiles)}
+            for name, turn in profiles[0].turns.items()
+        },
+        statistics.median(profile.data_ms for profile in profiles),
+    )
 
 
 @contextmanager

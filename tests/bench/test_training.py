@@ -7,7 +7,7 @@ import torch
 from torch.autograd import DeviceType
 
 from ganfuse.bench import records, training, training_table, training_variants
-from ganfuse.bench.training_profile import covering_steps, period_of, plays_per_step, summarise
+from ganfuse.bench.training_profile import StepProfile, covering_steps, period_of, plays_per_step, summarise, typical
 from ganfuse.bench.training_variants import NotApplicableError, parse_variants
 from ganfuse.engine.game import Turn
 from ganfuse.models import create
@@ -62,6 +62,13 @@ def test_a_lazy_turn_counts_by_how_often_it_is_played():
     assert profile.ours == pytest.approx(1 / 5.25)
     assert profile.turns["r1"] == {"played": 1 / 16, "ms": 4.0, "launches": None}
     assert profile.data_ms == 1.0
+
+
+def test_what_another_program_takes_in_one_profile_is_left_out():
+    turns = {"d": {"played": 1.0, "ms": 3.0, "launches": 7}}
+    calm = StepProfile({"convolutions": 2.0, "copies": 1.0}, turns, 0.5)
+    disturbed = StepProfile({"convolutions": 2.0, "copies": 9.0}, {"d": turns["d"] | {"ms": 11.0}}, 0.5)
+    assert typical([calm, disturbed, calm]) == calm
 
 
 def test_on_a_gpu_kernels_count_and_the_hosts_ranges_do_not():
