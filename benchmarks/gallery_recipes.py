@@ -110,7 +110,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "biggan": Recipe(
         "BigGAN",
-        "A twelfth of the paper's width, small batches, larger learning rates, one step of each player; truncated at 1.",
+        "A twelfth of the paper's width, larger learning rates, one step of each player. Truncated at 1.",
         steps=700,
         train="--resolution 32 --batch-size 32 --set width=8 --set shared_features=32 --set discriminator_steps=1 "
         "--set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 --set ema_start=50",
@@ -139,9 +139,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "unet-gan": Recipe(
         "U-Net GAN",
-        "An eighth of the paper's width; CutMix within the first tenth of an epoch instead of a hundred epochs.",
-        steps=450,
-        train="--resolution 32 --batch-size 32 --set width=8 --set latent_dim=64 --set warmup_epochs=0.2 "
+        "A tenth of the paper's width; CutMix within the first fifth of an epoch instead of a hundred epochs.",
+        steps=400,
+        train="--resolution 32 --batch-size 32 --set width=6 --set latent_dim=64 --set warmup_epochs=0.2 "
         "--set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 --set ema_start=50",
         factor=2,
         sample=BY_CLASS,
