@@ -17,7 +17,9 @@ What minutes on one CPU core give, with narrow networks, 32 px and large learnin
 a system can do. Written by `python benchmarks/gallery_translation.py --page` from
 `benchmarks/results/gallery-translation-cpu.jsonl`; `python benchmarks/gallery_translation.py cyclegan` repeats a run,
 and `--steps-factor 10 --device cuda` makes a longer one of it. Nothing is picked: pictures are the first of a seed, and
-of the test split wherever there is one.
+of the test split wherever there is one. In the grids of translators six pictures belong together, a photograph, its
+translation, that translated back, and then the same from the other domain (U-GAT-IT: eight, the second of each half
+says where it looks).
 
 The domains are made from Fashion-MNIST and from the embedded digits ([data.md](data.md#two-domains)), so the image that
 belongs to each is known: *paired* is the mean absolute difference between a translation and that image, *cycle* between
@@ -47,13 +49,14 @@ def page(recipes: Mapping[str, Recipe], found: Sequence[Mapping[str, Any]]) -> s
     chosen = [name for name in recipes if name in rows]
     if not chosen:
         raise ValueError("there are no results of these recipes")
+    columns = [(title, keys) for title, keys in _COLUMNS if any(keys[0] in rows[n]["scores_last"] for n in chosen)]
     about = rows[chosen[0]]
     lines = [_INTRODUCTION.format(**{key: about[key] for key in ("device", "torch", "num")})]
-    lines += [f"| system | steps | minutes | {' | '.join(title for title, _ in _COLUMNS)} |"]
-    lines += ["| --- " * (3 + len(_COLUMNS)) + "|"]
+    lines += [f"| system | steps | minutes | {' | '.join(title for title, _ in columns)} |"]
+    lines += ["| --- " * (3 + len(columns)) + "|"]
     for name in chosen:
         row, title = rows[name], recipes[name].title
-        cells = [_fall(row, keys) for _, keys in _COLUMNS]
+        cells = [_fall(row, keys) for _, keys in columns]
         minutes = f"{row['cpu_seconds'] / 60:.1f}"
         link = f"[{title}](#{gallery_page.anchor(title)})"
         lines.append(f"| {link} | {row['steps']:,} | {minutes} | {' | '.join(cells)} |")

@@ -38,10 +38,12 @@ def test_recipes_are_settings_of_their_systems(name: str) -> None:
 def test_page_has_what_fell_and_a_dash_for_what_there_is_not() -> None:
     way = {"error": 0.1, "error_at_start": 0.4, "starts": 4, "steps": 300, "seconds": 20.0}
     inversion = {"system": "inversion-bigan", "kind": "inversion", "ways": {"search in z": way}, "command": "python x"}
-    text = gallery_translation_page.page(RECIPES, [ROW, inversion])
-    assert (
-        "| [CycleGAN](#cyclegan) | 1,000 | 1.5 | 300 → 30 | 0.6 → 0.2 | 0.4 → 0.04 | 0.6 → 0.06 | – | – | – |" in text
-    )
+    pairs = {**ROW, "system": "cogan", "scores_first": {"fid": 9.0, "accuracy_a": 0.1, "accuracy_b": 0.2}}
+    pairs["scores_last"] = {"fid": 3.0, "accuracy_a": 0.5, "accuracy_b": 0.4}
+    text = gallery_translation_page.page(RECIPES, [ROW, pairs, inversion])
+    row = "| [CycleGAN](#cyclegan) | 1,000 | 1.5 | 300 → 30 | 0.6 → 0.2 | 0.4 → 0.04 | 0.6 → 0.06 | – | – |"
+    assert row in text.splitlines()
+    assert "| [CoGAN](#cogan) | 1,000 | 1.5 | 9 → 3 | – | – | – | 0.1 → 0.5 | 0.2 → 0.4 |" in text.splitlines()
     assert "![CycleGAN on fashion-edges](images/gallery-cyclegan.png)" in text
     assert "ganfuse evaluate runs/cyclegan --paired" in text
     assert "| `bigan` | search in z | 4 | 300 | 0.4 | 0.1 | 20 |" in text
