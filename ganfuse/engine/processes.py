@@ -66,6 +66,8 @@ class Processes:
     def leave() -> None:
         """Parts from the other processes, if they were joined."""
         if dist.is_available() and dist.is_initialized():
+            # Nobody tears down connections that another one still waits on.
+            dist.barrier()
             dist.destroy_process_group()
 
     @staticmethod

@@ -69,8 +69,9 @@ def load_complete_state(optimizer: torch.optim.Optimizer, state: Mapping[str, An
     """
     optimizer.load_state_dict(dict(state))
     step_one_by_one_where_mixed(optimizer)
-    for parameter, entries in optimizer.state.items():
-        # None: ZeRO leaves the moments of other processes' parameters out.
-        for key, value in (entries or {}).items():
+    # ZeRO steps by another optimiser, of this process's parameters alone.
+    stepped: torch.optim.Optimizer = getattr(optimizer, "optim", optimizer)
+    for parameter, entries in stepped.state.items():
+        for key, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 entries[key] = _laid_out_as(parameter, shard_like(value, parameter))
