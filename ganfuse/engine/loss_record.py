@@ -171,7 +171,7 @@ def _largest_magnitude(tensors: Sequence[Tensor], largest: Callable[[Tensor], Te
     return largest(peak) if sharded and largest is not None else peak
 
 
-def _peaks(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _peaks(tensors: list[Tensor]) -> list[Tensor]:
     """max |x| of each, NaN where there is one."""
     if any(tensor.device.type != "cpu" for tensor in tensors):
         return list(torch._foreach_norm(tensors, math.inf))
