@@ -58,6 +58,11 @@ class Implementation:
 _unwrapped = getattr(torch._C._functorch, "unwrap_if_dead", lambda tensor: tensor)
 
 
+def _alive(argument: Any) -> Any:
+    """Itself, or what is in a wrapper without a storage, left behind by a transform that has ended."""
+    return _unwrapped(argument) if isinstance(argument, Tensor) else argument
+
+
 class PositionalFunction(torch.autograd.Function):
     """A Function whose `apply` takes every argument by position, and costs less.
 
@@ -69,9 +74,14 @@ class PositionalFunction(torch.autograd.Function):
     def apply(cls, *args: Any) -> Any:
         if functorch_is_active():
             return super().apply(*args)  # type: ignore[no-untyped-call]
-        # What a transform that has ended left behind: wrappers without a storage.
-        args = tuple(_unwrapped(a) if isinstance(a, Tensor) else a for a in args)
-        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+        return super(torch.autograd.Function, cls).apply(*map(_alive, args))  # type: ignore[misc]
+
+    @classmethod
+    def run(cls, *args: Any) -> Any:
+        """`apply` where what it does may be differentiated again; else its forward alone, which costs less."""
+        if torch.is_grad_enabled() or functorch_is_active():
+            return cls.apply(*args)
+        return cls.forward(*map(_alive, args))  # type: ignore[no-untyped-call]
 
 
 class DifferentiableOp:
@@ -167,8 +177,7 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
             needs = gradients_wanted(ctx, inputs, ctx.needs_input_grad[1:], op.are_weights(inputs))
             if not any(needs):
                 return (None,) * (1 + n)
-            run: Any = Backward.apply if _is_recorded() else Backward.forward
-            gradients = run(ctx.attributes, needs, grad, *saved)
+            gradients = Backward.run(ctx.attributes, needs, grad, *saved)
             return (None, *gradients[:n])
 
     class Backward(PositionalFunction):
@@ -200,8 +209,7 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
             if not any(needs):
                 return nothing
             filled = tuple(_filled(c, x) for c, x in zip(cotangents[:n], saved))
-            run: Any = DoubleBackward.apply if _is_recorded() else DoubleBackward.forward
-            gradients = run(ctx.attributes, needs, *filled, grad, *saved)
+            gradients = DoubleBackward.run(ctx.attributes, needs, *filled, grad, *saved)
             return (None, None, *gradients, *nothing[3 + n :])
 
     class DoubleBackward(PositionalFunction):
@@ -227,11 +235,6 @@ def _functions(op: DifferentiableOp) -> tuple[type[PositionalFunction], ...]:
     for level, function in enumerate((Forward, Backward, DoubleBackward)):
         function.__name__ = function.__qualname__ = f"{op.name}_{('forward', 'backward', 'double_backward')[level]}"
     return Forward, Backward, DoubleBackward
-
-
-def _is_recorded() -> bool:
-    """Whether what a backward does is itself to be differentiated: a Function costs more than a call."""
-    return torch.is_grad_enabled() or functorch_is_active()
 
 
 def _filled(cotangent: Tensor | None, x: Tensor | None) -> Tensor | None:
