@@ -65,8 +65,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "discogan": Recipe(
         "DiscoGAN",
-        "Digits and thick digits. Nothing but adversarial losses and the way back ties a digit to its translation: a 7 may "
-        "well become a 6, and 7 again.",
+        "Digits and thick digits. Nothing but adversarial losses and the way back ties a digit to its translation: a 7 "
+        "may well become a 6, and a 7 again.",
         steps=700,
         train=f"--batch-size 32 {_SMALL} --set generator_lr=5e-4 --set discriminator_lr=5e-4 "
         "--set curriculum_steps=200",
