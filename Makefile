@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 OUT ?= benchmarks/results/new
-MINUTES ?= 5
+MINUTES ?= 4
 
 .PHONY: help demo test test-slow lint gpu gpu-details inspect clean
 
@@ -13,9 +13,9 @@ help:
 	@echo "make demo       train SAGAN on the embedded digits (about four minutes on two CPU cores) and draw samples"
 	@echo "make test       set up, lint, types, fast tests"
 	@echo "make test-slow  set up, the long tests"
-	@echo "make gpu        on a machine with a GPU, PyTorch and Triton: GPU tests, then every op's benchmark into OUT=$(OUT)"
+	@echo "make gpu        on a machine with a GPU, PyTorch and Triton: GPU tests, then every op's benchmark and whole training steps, into OUT=$(OUT)"
 	@echo "make gpu-details  there, too: the longer benchmarks of single ops"
-	@echo "make inspect    compile every kernel for every supported GPU (none needed) and print registers, spills, ..."
+	@echo "make inspect    compile every kernel for every supported GPU (none needed) and compare registers, spills, ... with the snapshot"
 	@echo "make clean      remove .venv and caches"
 
 # The stamp depends on what decides the environment, so that a pull that changes it sets up again.
@@ -54,11 +54,15 @@ test-slow: $(VENV)/.installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and interpreter and not gpu" tests/kernels tests/models tests/engine/layers
 
 # With the python3 that is there and its PyTorch; installs nothing. Within ten minutes: what is left when the time is up
-# is measured when it is called again with the same OUT.
+# is measured when it is called again with the same OUT. What fails does not keep the rest from being measured.
 gpu:
 	@mkdir -p "$(OUT)"
-	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests --gpu-report "$(OUT)/gpu-tests.json"
-	PYTHONPATH=. $(PYTHON) benchmarks/all_ops.py --device cuda --minutes $(MINUTES) --out "$(OUT)"
+	@status=0; \
+	PYTHONPATH=. timeout -s INT 180 $(PYTHON) -m pytest -q -m gpu tests --gpu-report "$(OUT)/gpu-tests.json" || status=1; \
+	PYTHONPATH=. $(PYTHON) benchmarks/all_ops.py --device cuda --minutes $(MINUTES) --out "$(OUT)" || status=1; \
+	PYTHONPATH=. $(PYTHON) benchmarks/training_steps.py --device cuda --minutes 1.5 --models biggan-128 stylegan2-256 \
+		--out "$(OUT)" || status=1; \
+	exit $$status
 
 # Each op's own benchmark, with more shapes and its goals; longer.
 gpu-details:
@@ -72,7 +76,7 @@ gpu-details:
 	PYTHONPATH=. $(PYTHON) benchmarks/modulated_conv.py --device cuda --out "$(OUT)"
 
 inspect: $(VENV)/.installed
-	$(BIN)/ganfuse inspect
+	$(BIN)/ganfuse inspect --compare benchmarks/results/compiled-kernels.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
