@@ -129,10 +129,10 @@ RECIPES: dict[str, Recipe] = {
     ),
     "logan": Recipe(
         "LOGAN",
-        "On the small base (`base=sn-cnn`), with the paper's natural-gradient step.",
+        "On the small base (`base=sn-cnn`), with the natural-gradient step and a weight of 1 for its cost.",
         steps=800,
         train="--resolution 32 --batch-size 32 --set base=sn-cnn --set width=10 --set latent_dim=64 "
-        "--set discriminator_steps=1 --set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 "
+        "--set latent_cost=1 --set discriminator_steps=1 --set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 "
         "--set ema_start=50",
         factor=2,
         sample=BY_CLASS,
