@@ -132,8 +132,8 @@ RECIPES: dict[str, Recipe] = {
         "On the small base (`base=sn-cnn`), with the natural-gradient step and a weight of 1 for its cost.",
         steps=800,
         train="--resolution 32 --batch-size 32 --set base=sn-cnn --set width=10 --set latent_dim=64 "
-        "--set latent_cost=1 --set discriminator_steps=1 --set generator_lr=5e-4 --set discriminator_lr=1e-3 --set ema_decay=0.99 "
-        "--set ema_start=50",
+        "--set latent_cost=1 --set discriminator_steps=1 --set generator_lr=5e-4 --set discriminator_lr=1e-3 "
+        "--set ema_decay=0.99 --set ema_start=50",
         factor=2,
         sample=BY_CLASS,
     ),
