@@ -1,11 +1,15 @@
 """Activation checkpointing: blocks forget what they computed, and compute it again for the backward pass."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from ganfuse.engine.layers.minibatch_stddev import MinibatchStdDev
+from ganfuse.engine.layers.spectral_norm import spectral_hooks
 
 __all__ = ["blocks_of", "checkpoint_activations"]
 
@@ -30,8 +34,9 @@ def checkpoint_activations(model: nn.Module) -> list[str]:
     elements of the model's `nn.ModuleList`s that have parameters.
 
     The second computation gives what the first one gave: running statistics and the vectors of spectral norms are put
-    back for it to what they were, and again to what they became; dropout masks are drawn alike. In evaluation mode, and
-    where no gradient is recorded, blocks work as ever. Second derivatives are right.
+    back for it to what they were, and again to what they became; dropout masks are drawn alike; spectral norms are held
+    (`hold_spectral_norms`), and samples compared (`compare_within`), as they were. In evaluation mode, and where no
+    gradient is recorded, blocks work as ever. Second derivatives are right.
 
     Returns:
         The names of the blocks.
@@ -67,19 +72,42 @@ class _Checkpointed:
 
 
 class _Rewound:
-    """Inside, the block's buffers are what they were when this was made. May be entered again and again."""
+    """Inside, the block's buffers, and how its layers are held, are what they were when this was made.
+
+    May be entered again and again.
+    """
 
     def __init__(self, block: nn.Module) -> None:
         self.buffers = list(block.buffers())
         self.before = [buffer.clone() for buffer in self.buffers]
         self.after: list[Tensor] = []
+        self.held = [(layer, name, getattr(layer, name)) for layer, name in _held(block)]
+        self.held_after: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> None:
         self.after = [buffer.clone() for buffer in self.buffers]
         _write(self.buffers, self.before)
+        self.held_after = [(layer, name, getattr(layer, name)) for layer, name, _ in self.held]
+        _set(self.held)
 
     def __exit__(self, *error: object) -> None:
         _write(self.buffers, self.after)
+        _set(self.held_after)
+
+
+def _held(block: nn.Module) -> Iterator[tuple[Any, str]]:
+    """The attributes that a context around the forward may have set, and left again before the backward pass."""
+    for module in block.modules():
+        for hook in spectral_hooks(module):
+            yield hook, "hold"
+            yield hook, "stepped"
+        if isinstance(module, MinibatchStdDev):
+            yield module, "parts"
+
+
+def _set(values: list[tuple[Any, str, Any]]) -> None:
+    for layer, name, value in values:
+        setattr(layer, name, value)
 
 
 def _write(buffers: list[Tensor], values: list[Tensor]) -> None:

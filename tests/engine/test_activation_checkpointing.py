@@ -9,6 +9,9 @@ from torch import nn
 from ganfuse import BatchNormAct2d, SelfAttention2d, spectral_norm
 from ganfuse.engine import AdversarialGame, Trainer
 from ganfuse.engine.activation_checkpointing import checkpoint_activations
+from ganfuse.engine.layers import MinibatchStdDev
+from ganfuse.engine.layers.minibatch_stddev import compare_within
+from ganfuse.engine.layers.spectral_norm import hold_spectral_norms
 from tests.engine.toys import ToyData
 
 
@@ -67,6 +70,31 @@ def test_same_gradients_and_state(order, legacy):
     torch.testing.assert_close(twice.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
     # Each backward pass computes the block once more.
     assert twice.blocks[0].calls == (1 + order) * plain.blocks[0].calls
+
+
+@pytest.mark.parametrize(
+    ("layer", "context", "calls"),
+    [
+        (lambda: spectral_norm(nn.Conv2d(4, 4, 1)), hold_spectral_norms, 2),
+        (lambda: nn.Sequential(MinibatchStdDev(None), nn.Conv2d(5, 4, 1)), lambda model: compare_within(model, 2), 1),
+    ],
+    ids=["held spectral norms", "parts of a batch"],
+)
+def test_what_held_in_the_forward_pass_holds_when_it_is_computed_again(layer, context, calls):
+    torch.manual_seed(0)
+    plain = nn.ModuleList([nn.Sequential(nn.Conv2d(1, 4, 1), layer(), nn.Conv2d(4, 1, 1))]).double()
+    twice = copy.deepcopy(plain)
+    checkpoint_activations(twice)
+    images = torch.randn(8, 1, 3, 3, dtype=torch.float64)
+    results = []
+    for network in (plain, twice):
+        with context(network):
+            loss = sum(network[0](part).square().mean() for part in images.chunk(calls))
+        results.append(torch.autograd.grad(loss, list(network.parameters())))
+        states = [(getattr(m, "parts", 1), [h.hold for h in m._forward_pre_hooks.values()]) for m in network.modules()]
+        assert all(parts == 1 and not any(held) for parts, held in states)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(twice.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
 
 
 def test_nothing_is_computed_twice_without_gradients_or_in_evaluation():
