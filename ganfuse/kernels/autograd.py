@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ganfuse.kernels.custom_ops import register_custom_ops
 from ganfuse.kernels.precision import without_autocast
@@ -58,6 +59,10 @@ class Implementation:
 _unwrapped = getattr(torch._C._functorch, "unwrap_if_dead", lambda tensor: tensor)
 
 
+def _in_forward_mode() -> bool:
+    return getattr(forward_ad, "_current_level", 0) >= 0
+
+
 def _alive(argument: Any) -> Any:
     """Itself, or what is in a wrapper without a storage, left behind by a transform that has ended."""
     return _unwrapped(argument) if isinstance(argument, Tensor) else argument
@@ -79,7 +84,8 @@ class PositionalFunction(torch.autograd.Function):
     @classmethod
     def run(cls, *args: Any) -> Any:
         """`apply` where what it does may be differentiated again; else its forward alone, which costs less."""
-        if torch.is_grad_enabled() or functorch_is_active():
+        # In forward mode `apply` refuses tangents, which a kernel would lose.
+        if torch.is_grad_enabled() or functorch_is_active() or _in_forward_mode():
             return cls.apply(*args)
         return cls.forward(*map(_alive, args))  # type: ignore[no-untyped-call]
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from ganfuse.kernels import Prologue, batch_norm_act, instance_norm_act, layer_instance_norm_act
 from ganfuse.kernels.channel_norm.allocation import Attributes
@@ -90,3 +91,13 @@ def test_torch_func_gradients_of_gradients(backend):
 
     ours, theirs = (torch.func.grad(lambda t, w=which: penalty(t, w))(x) for which in (backend, "reference"))
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_tangents_of_cotangents_are_refused_not_lost(backend, create_graph):
+    x, gain = torch.randn(2, 4, 3, 3, requires_grad=True), torch.randn(4)
+    y = instance_norm_act(x, gain, None, backend=backend)
+    with forward_ad.dual_level():
+        cotangent = forward_ad.make_dual(torch.randn_like(y), torch.randn_like(y))
+        with pytest.raises(NotImplementedError, match="jvp"):
+            torch.autograd.grad(y, x, cotangent, create_graph=create_graph)
