@@ -32,6 +32,7 @@ def bias_act(attributes: Attributes, x: Tensor, b: Tensor | None) -> Tensor:
     elif gain != 1.0:
         x = x * gain
     if act != "linear":
-        x = F.leaky_relu(x, alpha) if act == "lrelu" else F.relu(x)
+        # As a threshold a ReLU keeps what it gets, not its result, which may be changed in place.
+        x = F.leaky_relu(x, alpha) if act == "lrelu" else F.threshold(x, 0.0, 0.0)
     # Where a limit is 0 there is nothing between the limits.
     return x if clamp < 0 else F.hardtanh(x, -clamp, clamp) if clamp > 0 else x.clamp(0, 0)

@@ -76,3 +76,14 @@ def test_form_of_cpus_is_refused_where_gains_do_not_commute():
         with pytest.raises(ValueError, match=reason):
             bias_act(torch.zeros(1, 2), backend="eager", **options)
         bias_act(torch.zeros(1, 2), backend="auto", **options)
+
+
+@pytest.mark.parametrize("act", ["relu", "lrelu"])
+@pytest.mark.parametrize("clamp", [None, 1.5])
+@pytest.mark.parametrize("backend", ["eager", "reference"])
+def test_the_result_may_be_changed_in_place(act, clamp, backend):
+    x = numbers((2, 3), torch.float64, 0).requires_grad_()
+    y = bias_act(x, act=act, clamp=clamp, backend=backend)
+    (expected,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    y.mul_(2.0)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], 2.0 * expected)
