@@ -27,9 +27,13 @@ def read_file(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"checkpoint: there is no file {file}")
     if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(file)
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint: {file} is damaged, or no file of safetensors ({error})") from error
     if file.suffix == ".pkl":
         found = read_pickle(file)
     else:

@@ -168,6 +168,9 @@ def test_what_is_no_checkpoint(tmp_path, state):
     (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 and nothing else")
     with pytest.raises(ValueError, match="damaged"):
         load(SOURCE, tmp_path / "damaged.pth")
+    (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="damaged"):
+        load(SOURCE, tmp_path / "damaged.safetensors")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds a list, expected a dict of tensors"):
         load(SOURCE, tmp_path / "list.pth")
