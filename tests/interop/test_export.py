@@ -206,9 +206,11 @@ def test_statistics_of_truncated_latents_are_built_in(tmp_path):
 def test_ones_own_networks(tmp_path):
     generator, discriminator = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Unflatten(1, (1, 4, 4))), nn.Flatten()
     game = AdversarialGame(generator, discriminator, latent_dim=4)
-    report = export_program(game, tmp_path / "own.pt2")
+    path = tmp_path / "own[4x4].pt2"
+    report = export_program(game, path)
     assert report.differences is not None
-    torch.export.load(tmp_path / "own.pt2").module()(torch.randn(7, 4))
+    assert report.bytes == path.stat().st_size
+    torch.export.load(path).module()(torch.randn(7, 4))
 
 
 class Unsteady(nn.Module):

@@ -112,4 +112,4 @@ def _difference(result: Tensor, expected: Tensor) -> float:
 
 def file_size(path: Path) -> int:
     """Bytes of a file and of what lies beside it under the same name and one more ending."""
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+    return sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.name))
