@@ -246,6 +246,41 @@ def test_a_shared_norm_and_a_shared_activation() -> None:
     assert compare(before, model, (image(),), {}) is None
 
 
+class ChangedBeforeConv(nn.Module):
+    """What it enlarges is changed in place before the enlarged map is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.act = nn.ReLU(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1
+        h = F.interpolate(x, scale_factor=2)
+        self.act(x)
+        return self.conv(h) + F.interpolate(x.mean(1, keepdim=True), scale_factor=2)
+
+
+class ChangedBeforePool(ChangedBeforeConv):
+    """What it convolves is changed in place before the result is used."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1
+        h = self.conv(x)
+        self.act(x)
+        return F.avg_pool2d(h, 2) + F.avg_pool2d(x.mean(1, keepdim=True), 2)
+
+
+@pytest.mark.parametrize("kind", [ChangedBeforeConv, ChangedBeforePool])
+def test_inputs_that_change_in_place_afterwards(kind: type[nn.Module]) -> None:
+    model = kind().double()
+    plain = copied(model)
+    assert len(patch(model, verbose=False).replaced) == 1
+    with torch.no_grad():
+        x = image()
+        torch.testing.assert_close(model(x), plain(x))
+
+
 def test_changes_of_children_are_noticed() -> None:
     x = image()
     for change in (
@@ -341,6 +376,18 @@ def test_pickles_of_models_with_batched_norms() -> None:
     args = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
     again = pickle.loads(pickle.dumps(model))
     assert compare(again, copied(model), args, {}) is None
+
+
+def test_parts_that_were_patched_by_themselves_go_back_with_the_whole() -> None:
+    parts = [BigGenerator(), nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 1)), nn.Tanh())]
+    hooks = [[len(module._forward_pre_hooks) for module in part.modules()] for part in parts]
+    for part in parts:
+        patch(part, verbose=False)
+    unpatch(nn.ModuleList(parts))
+    assert [[len(module._forward_pre_hooks) for module in part.modules()] for part in parts] == hooks
+    for part in parts:
+        with pytest.raises(ValueError, match="is not patched"):
+            unpatch(part)
 
 
 def test_leave_spares_what_it_names() -> None:

@@ -6,7 +6,7 @@ children stay as they are, and where they are; anything that reaches them in ano
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
     left: list[tuple[str, str, str]]
 
 
-def plan_for(module: nn.Module, kinds: dict[nn.Module, str], everywhere: bool, skip: Callable[[str], bool]) -> Plan:
+def plan_for(module: nn.Module, kinds: Mapping[nn.Module, str], everywhere: bool, skip: Callable[[str], bool]) -> Plan:
     """What can be fused in the forward of `module`.
 
     Args:
@@ -64,7 +64,7 @@ def plan_for(module: nn.Module, kinds: dict[nn.Module, str], everywhere: bool, s
     return Plan(_forward(module, traced, rewriter.unhooked), rewriter.replaced, rewriter.left)
 
 
-def _neighbours(module: nn.Module, kinds: dict[nn.Module, str]) -> tuple[str, str] | None:
+def _neighbours(module: nn.Module, kinds: Mapping[nn.Module, str]) -> tuple[str, str] | None:
     """A child, and what it is, for which it is a pity that the forward is not known."""
     children = dict(module.named_children())
     acts = any(activation_of(child) is not None for child in children.values())
@@ -76,7 +76,7 @@ def _neighbours(module: nn.Module, kinds: dict[nn.Module, str]) -> tuple[str, st
 
 class _Rewriter:
     def __init__(
-        self, module: nn.Module, graph: fx.Graph, kinds: dict[nn.Module, str], everywhere: bool,
+        self, module: nn.Module, graph: fx.Graph, kinds: Mapping[nn.Module, str], everywhere: bool,
         skip: Callable[[str], bool],
     ) -> None:  # fmt: skip
         self.module, self.graph, self.kinds, self.everywhere, self.skip = module, graph, kinds, everywhere, skip
@@ -161,7 +161,8 @@ class _Rewriter:
         if reason is not None:
             self._leave(user, what, reason)
             return
-        with self.graph.inserting_before(user):
+        # Not where the convolution is: until then something may have changed x in place.
+        with self.graph.inserting_before(node):
             module = self.graph.create_node("get_attr", str(user.target))
             steps = [
                 self.graph.create_node("get_attr", str(step.target)) if step.op == "call_module" else None
@@ -188,7 +189,8 @@ class _Rewriter:
         if reason is not None:
             self._leave(source, what, reason)
             return
-        with self.graph.inserting_before(node):
+        # Likewise not where the pooling is.
+        with self.graph.inserting_before(source):
             module = self.graph.create_node("get_attr", str(source.target))
             fused = self.graph.call_function(conv_pool, (module, source.args[0]))
         node.replace_all_uses_with(fused)

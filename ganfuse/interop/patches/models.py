@@ -1,6 +1,7 @@
 """Patching a model: every layer of it that is recognised, and the containers where neighbours go together."""
 
-from collections.abc import Callable, Collection
+import weakref
+from collections.abc import Callable, Collection, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -37,15 +38,16 @@ def inner_model(model: nn.Module) -> nn.Module:
 
 def is_patched(model: nn.Module) -> bool:
     """Whether any part of a model is patched."""
-    return _FUSED in model.__dict__ or any(isinstance(module, Patched) for module in model.modules())
+    return any(_FUSED in module.__dict__ or isinstance(module, Patched) for module in model.modules())
 
 
 def unpatch_model(model: nn.Module) -> None:
     """Undo everything that a session did to a model, or to one that it is a copy of."""
-    spectral.unbatch_norms(model)
-    if model.__dict__.pop(_FUSED, False):
-        unfuse_spectral_norms(model)
     for module in model.modules():
+        # A part may have been patched by itself.
+        spectral.unbatch_norms(module)
+        if module.__dict__.pop(_FUSED, False):
+            unfuse_spectral_norms(module)
         if isinstance(module, Patched):
             release(module)
 
@@ -64,7 +66,8 @@ class Session:
         self.check = check
         self.everywhere = everywhere
         self.leave = tuple(leave)
-        self.kinds: dict[nn.Module, str] = {}
+        # Weakly: a session of a module's classes outlives the models that are built of them.
+        self.kinds: MutableMapping[nn.Module, str] = weakref.WeakKeyDictionary()
         # By class and settings, so that one of a model's many like layers is tried, the smallest.
         self.proven: dict[Any, tuple[Any, str | None]] = {}
 
