@@ -1,7 +1,9 @@
 """Patching by module: functions of StyleGAN's kind wherever they are bound, and what is built of a module's classes."""
 
 import contextlib
+import gc
 import sys
+import weakref
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -265,6 +267,33 @@ def test_what_is_built_of_a_modules_classes_is_patched_when_called(classes: Modu
     assert not any("_ganfuse" in key for module in earlier.modules() for key in module.__dict__)
     if make == "AttentiveTranslator":  # nothing in it moves on with calls
         torch.testing.assert_close(earlier(x), expected)
+
+
+def test_replicas_of_data_parallel_are_not_patched_anew(classes: ModuleType) -> None:
+    model = codebase_styles.shaken(codebase_styles.AttentiveTranslator())
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    expected = model(x)
+    report = patch(classes, verbose=False)
+    count = len(report.replaced)
+    # As DataParallel makes one for every device in every call.
+    replicas: dict[nn.Module, Any] = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, replica in replicas.items():
+        replica._parameters = dict(module._parameters)
+        replica._modules = {name: child and replicas[child] for name, child in module._modules.items()}
+    torch.testing.assert_close(replicas[model](x), expected)
+    assert len(report.replaced) == count
+    torch.testing.assert_close(model(x), expected)
+    assert len(report.replaced) > count
+
+
+def test_a_patched_module_keeps_no_model_alive(classes: ModuleType) -> None:
+    patch(classes, verbose=False)
+    model = codebase_styles.shaken(codebase_styles.AttentiveTranslator())
+    model(torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    parts = [weakref.ref(module) for module in model.modules()]
+    del model
+    gc.collect()
+    assert not [ref() for ref in parts if ref() is not None]
 
 
 def _has_forward(kind: Any) -> bool:

@@ -64,7 +64,8 @@ class PatchedClasses:
 
     def _looking(self, kind: type[nn.Module], own: Callable[..., Any]) -> Callable[..., Any]:
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if type(module) is kind and module not in self._seen:
+            # DataParallel makes its replicas anew for each call.
+            if type(module) is kind and module not in self._seen and not getattr(module, "_is_replica", False):
                 self._seen.update(module.modules())
                 with self._paused():
                     if not is_patched(module):
