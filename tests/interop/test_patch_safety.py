@@ -376,6 +376,21 @@ def test_pickles_of_models_with_batched_norms() -> None:
     args = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
     again = pickle.loads(pickle.dumps(model))
     assert compare(again, copied(model), args, {}) is None
+    again = pickle.loads(pickle.dumps(model))
+    report = patch(again, verbose=False)
+    assert not [entry for entry in report.left if entry.what == "spectral norms"]
+    assert compare(again, copied(model), args, {}) is None
+
+
+def test_pickles_of_models_with_fused_norms_can_be_unpatched() -> None:
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)), nn.InstanceNorm2d(4), nn.ReLU()).double()
+    hooks = type(next(iter(model[0]._forward_pre_hooks.values())))
+    patch(model, verbose=False)
+    again = pickle.loads(pickle.dumps(model))
+    unpatch(again)
+    assert not again._forward_pre_hooks
+    assert [type(hook) for hook in again[0]._forward_pre_hooks.values()] == [hooks]
+    assert compare(again, copied(model), (image(),), {}) is None
 
 
 def test_parts_that_were_patched_by_themselves_go_back_with_the_whole() -> None:

@@ -49,7 +49,7 @@ def patch(
     first, in float64, values and derivatives; what calls them must do the same in every call, as far as can be proven
     from its code. All else is left, with the reason in the report. Parameters, buffers, hooks, modes and keys of the
     state dict are untouched; optimisers, DistributedDataParallel, deep copies and DataParallel work as before; a
-    pickle of a patched model holds it unpatched.
+    pickle of a patched model holds it unpatched, but for spectral norms, for which loading it needs ganfuse.
 
     Args:
         target: the model (also within DistributedDataParallel and torch.compile's wrapper), or the module.
@@ -91,7 +91,8 @@ def patch(
 def unpatch(target: nn.Module | ModuleType | str) -> None:
     """Undo `patch`: everything runs the code that it ran before.
 
-    Of a module, also in what was built of its classes; of a model also in a deep copy of one that was patched.
+    Of a module, also in what was built of its classes and called since. A deep copy of a patched model is a target of
+    its own: it is unpatched by itself.
 
     Raises:
         ValueError: `target` is not patched.

@@ -17,12 +17,10 @@ from ganfuse.interop.patches.comparing import prove
 from ganfuse.interop.patches.containers import plan_for
 from ganfuse.interop.patches.norms import KINDS, find_norm, left_norm
 from ganfuse.interop.patches.report import PatchReport
-from ganfuse.interop.patches.swapping import PREFIX, Patched, Site, adopt, cannot_adopt, original_class, release
+from ganfuse.interop.patches.swapping import FUSED, Patched, Site, adopt, cannot_adopt, original_class, release
 from ganfuse.interop.patches.torch_spectral import torch_normalised, wrong_spectral_norm
 
 __all__ = ["Session", "inner_model", "is_patched", "unpatch_model"]
-
-_FUSED = f"{PREFIX}fused"
 
 
 def inner_model(model: nn.Module) -> nn.Module:
@@ -38,7 +36,7 @@ def inner_model(model: nn.Module) -> nn.Module:
 
 def is_patched(model: nn.Module) -> bool:
     """Whether any part of a model is patched."""
-    return any(_FUSED in module.__dict__ or isinstance(module, Patched) for module in model.modules())
+    return any(FUSED in module.__dict__ or isinstance(module, Patched) for module in model.modules())
 
 
 def unpatch_model(model: nn.Module) -> None:
@@ -46,7 +44,7 @@ def unpatch_model(model: nn.Module) -> None:
     for module in model.modules():
         # A part may have been patched by itself.
         spectral.unbatch_norms(module)
-        if module.__dict__.pop(_FUSED, False):
+        if module.__dict__.pop(FUSED, False):
             unfuse_spectral_norms(module)
         if isinstance(module, Patched):
             release(module)
@@ -229,7 +227,7 @@ class Session:
             self.report.leave("", "spectral norms", fail("spectral norms", wrong, self.check))
         elif theirs:
             fuse_spectral_norms(model)
-            model.__dict__[_FUSED] = True
+            model.__dict__[FUSED] = True
             for name, module in theirs:
                 self.report.add(name, f"spectral norm of {original_class(module).__name__}", "fuse_spectral_norms")
         if ours:

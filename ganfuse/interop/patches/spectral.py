@@ -116,11 +116,13 @@ def is_adopted(module: nn.Module) -> bool:
 
 def is_fused(module: nn.Module) -> bool:
     """Whether spectral norms below a module are computed in its forward already."""
-    return any(isinstance(hook, FusedSpectralNorms) for hook in module._forward_pre_hooks.values())
+    # One without layers is what a pickle holds.
+    return any(isinstance(hook, FusedSpectralNorms) and hook.layers for hook in module._forward_pre_hooks.values())
 
 
 def batch_norms(model: nn.Module, layers: list[nn.Module]) -> None:
     """Compute the weights of patched layers at once in each forward of `model`."""
+    unbatch_norms(model)
     batch = _Batch([_Layer(layer) for layer in layers])
     model.register_forward_pre_hook(batch, prepend=True)
     model.register_forward_hook(batch.finish, always_call=True)

@@ -3,7 +3,8 @@
 Its class becomes a subclass of what it was, made for it alone, whose methods find everything through ``self``. So its
 children, parameters, buffers, hooks and state-dict keys are untouched, ``isinstance`` says what it said, optimisers and
 DistributedDataParallel hold the same tensors, a deep copy is patched like its model, and a replica of DataParallel
-computes with its own weights. A pickle holds the original class: it loads without ganfuse, unpatched.
+computes with its own weights. A pickle holds the original class: it loads without ganfuse, unpatched. (Not so hooks,
+which compute spectral norms together: a pickle has them, and needs ganfuse.)
 """
 
 import copy
@@ -17,11 +18,13 @@ from torch import nn
 
 from ganfuse.interop.patches.report import PatchReport
 
-__all__ = ["PREFIX", "Patched", "Site", "adopt", "cannot_adopt", "original_class", "release", "site_of"]
+__all__ = ["FUSED", "PREFIX", "Patched", "Site", "adopt", "cannot_adopt", "original_class", "release", "site_of"]
 
 # Of everything that a patch puts into a module.
 PREFIX = "_ganfuse_"
 _SITE = f"{PREFIX}site"
+# Whether PyTorch's spectral norms of a model were fused, as they are in a pickle, too.
+FUSED = f"{PREFIX}fused"
 
 
 class Site:
@@ -56,7 +59,7 @@ class Patched:
         return new
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        state = {key: value for key, value in self.__dict__.items() if not key.startswith(PREFIX)}
+        state = {key: value for key, value in self.__dict__.items() if key == FUSED or not key.startswith(PREFIX)}
         # What protocols 0 and 1 rebuild objects with: found by every Python, and free to name another class.
         return copyreg._reconstructor, (self._ganfuse_original, object, None), state  # type: ignore[attr-defined]
 
