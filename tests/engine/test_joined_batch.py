@@ -71,6 +71,9 @@ def _worker(rank, folder):
         own = inputs(shape).chunk(COUNT)[rank]
         synchronise_statistics(layer)
         found[name] = derivatives(layer, own)
+        if rank == 0:
+            # As the first process alone watches the discriminator.
+            found[f"{name} alone"] = layer.eval()(own)
     pool = ReplayPool(10, (1, 1, 1), labelled=True)
     model = nn.ModuleDict({"pool": pool, "average": MovingAverage(1, decay=0.5)})
     synchronise_statistics(model)
@@ -99,6 +102,12 @@ def test_the_whole_batch_is_compared(found, name):
         # Gradients of the inputs belong to their process; those of parameters are parts of a sum.
         joined = torch.cat(parts) if expected.shape[0] == BATCH else torch.stack(parts).sum(0)
         torch.testing.assert_close(joined, expected)
+
+
+@pytest.mark.parametrize("name", ["std", "closeness"])
+def test_in_evaluation_mode_no_process_waits_for_others(found, name):
+    layer, shape = layers()[name]
+    torch.testing.assert_close(found[0][f"{name} alone"], layer(inputs(shape).chunk(COUNT)[0]))
 
 
 def test_processes_share_a_pool(found):

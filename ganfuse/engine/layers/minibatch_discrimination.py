@@ -29,7 +29,8 @@ class MinibatchDiscrimination(nn.Module):
         kernel_dim: coordinates that each compares.
 
     Attributes:
-        process_group: the processes that hold parts of one batch; None: this one alone. The trainer sets it.
+        process_group: the processes that hold parts of one batch in training; None: this one alone. The trainer sets
+            it. In evaluation mode a batch is of one process.
 
     Raises:
         ValueError: for arguments out of range, and inputs that are not (B, in_features).
@@ -52,11 +53,12 @@ class MinibatchDiscrimination(nn.Module):
         """(B, in_features) → (B, in_features + num_kernels)."""
         if x.dim() != 2 or x.shape[1] != self.in_features:
             raise ValueError(f"x: expected (B, {self.in_features}), got {tuple(x.shape)}")
-        projected = join_batch(at_least_float32(x @ self.weight), self.process_group)
+        group = self.process_group if self.training else None
+        projected = join_batch(at_least_float32(x @ self.weight), group)
         kernels = projected.view(-1, self.num_kernels, self.kernel_dim).transpose(0, 1)
         closeness = torch.exp(-pairwise_l1(kernels))
         # Each sample's distance to itself is 0.
-        appended = own_rows((closeness.sum(2) - 1.0).t(), self.process_group)
+        appended = own_rows((closeness.sum(2) - 1.0).t(), group)
         return torch.cat([x, appended.to(x.dtype)], dim=1)
 
     def extra_repr(self) -> str:

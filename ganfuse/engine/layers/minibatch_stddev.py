@@ -20,7 +20,8 @@ class MinibatchStdDev(nn.Module):
         num_channels: channels to append, each for an equal share of the input's.
 
     Attributes:
-        process_group: the processes that hold parts of one batch; None: this one alone. The trainer sets it.
+        process_group: the processes that hold parts of one batch in training; None: this one alone. The trainer sets
+            it. In evaluation mode a batch is of one process.
         parts: of a batch, that are taken for batches of their own; see `compare_within`.
 
     Raises:
@@ -45,7 +46,7 @@ class MinibatchStdDev(nn.Module):
         return torch.cat([self._compared(part) for part in x.chunk(self.parts)])
 
     def _compared(self, x: Tensor) -> Tensor:
-        group = self.process_group
+        group = self.process_group if self.training else None
         return own_rows(minibatch_stddev(join_batch(x, group), self.group_size, self.num_channels), group)
 
     def extra_repr(self) -> str:
