@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +37,6 @@ from ganfuse.engine.stability import install_stability_tools
 from ganfuse.engine.training_step import play_step
 from ganfuse.engine.turn_runner import TurnRunner
 from ganfuse.engine.watching import split_held_out, watching_hooks
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FitSummary", "Trainer"]
 
@@ -283,7 +280,8 @@ class Trainer:
         return "steps"
 
     def _run_hooks(self) -> None:
-        due = any(self.step % getattr(hook, "every", 1) == 0 for hook in self.hooks)
+        # Gathering takes time, and those of our hooks that are not due do not look.
+        due = self.sharded and any(_is_due(hook, self.step) for hook in self.hooks)
         with self.sharded.gathered() if due else nullcontext():
             for hook in self.hooks:
                 hook(self)
@@ -365,3 +363,8 @@ class Trainer:
 
     def _largest_of_all(self, values: Tensor) -> Tensor:
         return self.processes.largest(values.to(self.device)).cpu()
+
+
+def _is_due(hook: Callable[[Trainer], None], step: int) -> bool:
+    every = getattr(hook, "every", 1)
+    return not isinstance(every, int) or every < 1 or step % every == 0

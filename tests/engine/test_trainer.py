@@ -290,6 +290,21 @@ def test_deterministic_is_in_force_while_fitting_only(tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_hooks_may_have_any_attributes(tmp_path):
+    """`every` of ours says when they are due; nobody else's has to mean that."""
+
+    class Hook:
+        every = None
+        steps = 0
+
+        def __call__(self, trainer):
+            self.steps += 1
+
+    hook = Hook()
+    train(toy_game(), tmp_path, hooks=[hook])
+    assert hook.steps == 3
+
+
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
