@@ -34,6 +34,11 @@ def check_shardable(game: Game, names: Sequence[str]) -> None:
         others = {p for other in names if other != name for p in game.get_submodule(other).parameters()}
         if own & others:
             raise ValueError(f"shard_networks: {name!r} shares parameters with another one of {', '.join(names)}")
+        inside = set(module.modules())
+        outside = (part for part in game.modules() if part not in inside)
+        if any(p in own for part in outside for p in part.parameters(recurse=False)):
+            # Sharding puts other parameters in their place, and what is outside would keep the old ones.
+            raise ValueError(f"shard_networks: {name!r} shares parameters with modules that are not part of it")
         players = {p.name: p for p in game.players() if own.intersection(p.parameters(game))}
         for turn in game.turns():
             if turn.second_order and not players.keys().isdisjoint(turn.players):

@@ -11,6 +11,7 @@ from torch import nn
 from ganfuse import ConditionalBatchNorm2d, SelfAttention2d, spectral_norm
 from ganfuse.engine import AdversarialGame, Trainer
 from ganfuse.engine.optimizers import Adam
+from ganfuse.engine.sharded_networks import check_shardable
 from tests.engine.test_processes import read_losses
 from tests.engine.toys import ToyData, plain_game
 
@@ -139,6 +140,17 @@ def test_networks_with_second_order_turns_are_refused(tmp_path, penalty):
         with pytest.raises(ValueError, match=r"'discriminator' moves in turn .* whose loss contains gradients"):
             Trainer(game, ToyData(), out=tmp_path, shard_networks=["generator", "discriminator"])
     Trainer(game, ToyData(), out=tmp_path, shard_networks="generator", progress=False, steps=1).fit()
+
+
+def test_parameters_that_others_hold_as_well_are_refused(tmp_path):
+    game = plain_game()
+    game.alias = game.generator
+    check_shardable(game, ["generator"])
+    tied = nn.Module()
+    tied.weight = next(game.generator.parameters())
+    game.tied = tied
+    with pytest.raises(ValueError, match="'generator' shares parameters with modules that are not part of it"):
+        Trainer(game, ToyData(), out=tmp_path, shard_networks="generator")
 
 
 @pytest.mark.parametrize(
