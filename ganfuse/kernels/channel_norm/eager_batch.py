@@ -75,12 +75,13 @@ def backward(
     channels_last, count = is_channels_last(x), _count(x)
     mean, rstd = state[0].unbind(0)
     slope = _slope(gain, rstd)
-    # As in the forward, d may be x itself.
-    near = channels_last and is_near(mean, rstd, _NEAR)
     wide = eager_maps.wide(x, channels_last)
-    d = wide if near else eager_maps.centred(x, mean, channels_last)
     g = eager_maps.wide(grad_output, channels_last)
     per_sample = any(p is not None and p.ndim == 2 for p in (gain, bias))
+    # As in the forward, d may be x itself. Without an activation PyTorch's own backward centres x.
+    near = channels_last and is_near(mean, rstd, _NEAR)
+    as_it_is = near or not (per_sample or attributes.activation != "none")
+    d = wide if as_it_is else eager_maps.centred(x, mean, channels_last)
     if attributes.activation != "none":
         offset = rstd.new_zeros(()) if bias is None else bias.to(rstd.dtype)
         offset = torch.addcmul(offset, slope, mean, value=-1) if near else offset.expand_as(slope)

@@ -47,12 +47,11 @@ _ENOUGH_POSITIONS = 512
 _MOST_POSITIONS = 1024
 
 
-def channel_sums(a: Tensor, b: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(C,) sums of a, and of a·b or a·(b − mean), of maps that have elements."""
-    ones = b.new_ones(b.shape[1])
-    mean = torch.zeros_like(ones) if mean is None else mean
+def channel_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,) sums of a, and of a·b, of maps that have elements."""
+    zeros, ones = b.new_zeros(b.shape[1]), b.new_ones(b.shape[1])
     _, against, total = _aten.native_batch_norm_backward(
-        a, b, ones, None, None, mean, ones, True, 0.0, [False, True, True]
+        a, b, ones, None, None, zeros, ones, True, 0.0, [False, True, True]
     )
     return total, against
 
