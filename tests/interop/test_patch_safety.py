@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from ganfuse.interop import patch, unpatch
 from ganfuse.interop.patches.comparing import compare, copied
 from ganfuse.interop.patches.tracing import trace
-from tests.interop.codebase_styles import AttentiveTranslator, BigGenerator, PatchCritic, ResidualTranslator, shaken
+from tests.interop.codebase_styles import (
+    AttentiveTranslator,
+    BigGenerator,
+    ChildConditionalNorm,
+    PatchCritic,
+    ResidualTranslator,
+    shaken,
+)
 
 
 def chain(*more: nn.Module) -> nn.Sequential:
@@ -336,6 +343,22 @@ def test_running_statistics_move_as_before(momentum: float | None, track: bool) 
         torch.testing.assert_close(model.state_dict()[key], value)
     x = image()
     torch.testing.assert_close(model.eval()(x), before.eval()(x))
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_statistics_that_are_held_for_a_while_are_held(momentum: float | None) -> None:
+    model = shaken(ChildConditionalNorm(3, 5))
+    model.bn.momentum = momentum
+    before = copied(model)
+    assert patch(model, verbose=False).replaced
+    # As StudioGAN does with the generator's while it trains the discriminator.
+    for track in (True, False, True):
+        for each in (model, before):
+            each.bn.track_running_stats = track
+        args = image(), torch.randn(2, 5, dtype=torch.float64)
+        torch.testing.assert_close(model(*args), before(*args))
+        for key, value in before.state_dict().items():
+            torch.testing.assert_close(model.state_dict()[key], value)
 
 
 def test_instance_norms_with_running_statistics_are_left() -> None:

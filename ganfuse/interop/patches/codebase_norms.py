@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ganfuse.interop.patches.norms import KINDS, NormKind, own_hooks, refuse_map, runs_fused
+from ganfuse.interop.patches.norms import KINDS, NormKind, batch_statistics, own_hooks, refuse_map, runs_fused
 from ganfuse.kernels import batch_norm_act, layer_instance_norm_act
 
 __all__ = ["Candidate", "codebase_norm", "left_codebase_norm", "norm_forward"]
@@ -176,16 +176,7 @@ def _conditional(momentum: float | None) -> Callable[[nn.Module, tuple[Any, ...]
 def _conditional_of_child(module: Any, args: tuple[Any, ...], activation: str, slope: float) -> Tensor:
     x, condition = args
     x, gain, bias = _styled(module, x, condition)
-    inner = module.bn
-    momentum = inner.momentum
-    if inner.training and inner.num_batches_tracked is not None:
-        inner.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1.0 / float(inner.num_batches_tracked)
-    return batch_norm_act(
-        x, gain, bias, inner.running_mean, inner.running_var, training=inner.training or inner.running_mean is None,
-        momentum=0.0 if momentum is None else momentum, eps=inner.eps, activation=activation, negative_slope=slope,
-    )  # fmt: skip
+    return batch_norm_act(x, gain, bias, activation=activation, negative_slope=slope, **batch_statistics(module.bn))
 
 
 for _tail, _unbiased in (("", True), (" of biased variances", False)):

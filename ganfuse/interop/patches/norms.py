@@ -20,6 +20,7 @@ __all__ = [
     "KINDS",
     "NormKind",
     "activation_of",
+    "batch_statistics",
     "find_norm",
     "left_norm",
     "norm_act",
@@ -142,21 +143,30 @@ def _batch_reason(module: Any, args: tuple[Any, ...]) -> str | None:
     return wrong
 
 
-def _batch(module: Any, args: tuple[Any, ...], activation: str, slope: float) -> Tensor:
-    (x,) = args
+def batch_statistics(module: Any) -> dict[str, Any]:
+    """What PyTorch's layer of batch normalisation hands on in a call, which it counts: statistics, modes, momentum."""
     momentum = module.momentum
     if module.training and module.track_running_stats and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
         if momentum is None:
             momentum = 1.0 / float(module.num_batches_tracked)
     keeps = not module.training or module.track_running_stats
+    return {
+        "running_mean": module.running_mean if keeps else None,
+        "running_var": module.running_var if keeps else None,
+        "training": _takes_batch_statistics(module),
+        "momentum": 0.0 if momentum is None else momentum,
+        "eps": module.eps,
+    }
+
+
+def _batch(module: Any, args: tuple[Any, ...], activation: str, slope: float) -> Tensor:
     group = None
     if isinstance(module, nn.SyncBatchNorm) and module.training and dist.is_available() and dist.is_initialized():
         group = module.process_group if module.process_group is not None else dist.group.WORLD
     return batch_norm_act(
-        x, module.weight, module.bias, module.running_mean if keeps else None, module.running_var if keeps else None,
-        training=_takes_batch_statistics(module), momentum=0.0 if momentum is None else momentum, eps=module.eps,
-        activation=activation, negative_slope=slope, process_group=group,
+        args[0], module.weight, module.bias, activation=activation, negative_slope=slope, process_group=group,
+        **batch_statistics(module),
     )  # fmt: skip
 
 
