@@ -21,6 +21,7 @@ from tests.interop.codebase_styles import (
     BigGenerator,
     ChildConditionalNorm,
     PatchCritic,
+    PooledAttention,
     ResidualTranslator,
     shaken,
 )
@@ -343,6 +344,28 @@ def test_running_statistics_move_as_before(momentum: float | None, track: bool) 
         torch.testing.assert_close(model.state_dict()[key], value)
     x = image()
     torch.testing.assert_close(model.eval()(x), before.eval()(x))
+
+
+class Strided(PooledAttention):
+    """Its keys and values are pooled by a factor of its own."""
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__(channels)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        phi, g = (F.max_pool2d(layer(x), self.factor).flatten(2) for layer in (self.phi, self.g))
+        weights = torch.softmax(self.theta(x).flatten(2).transpose(1, 2) @ phi, dim=-1)
+        return self.gamma * self.o((g @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])) + x
+
+
+def test_each_setting_is_tried() -> None:
+    model = shaken(nn.Sequential(Strided(8, 2), Strided(8, 4)))
+    plain = copied(model)
+    found = [entry.where for entry in patch(model, verbose=False).replaced if entry.what == "Strided"]
+    assert found == ["0"]
+    x = torch.randn(2, 8, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(model(x), plain(x))
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])

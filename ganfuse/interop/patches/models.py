@@ -1,5 +1,6 @@
 """Patching a model: every layer of it that is recognised, and the containers where neighbours go together."""
 
+import types
 import weakref
 from collections.abc import Callable, Collection, MutableMapping
 from functools import partial
@@ -245,14 +246,20 @@ def _calls_others(module: nn.Module) -> bool:
     return kind is nn.Sequential or not home.startswith(("torch.nn.", "ganfuse."))
 
 
+# Whole numbers below are choices, such as a stride; above they are sizes, of which the smallest stands for all.
+_LEAST_SIZE = 16
+_SETTINGS = (bool, float, str, type(None), types.FunctionType, types.BuiltinFunctionType, type)
+
+
 def _settings(module: nn.Module) -> tuple[Any, ...]:
     """What decides, beside sizes, what a layer computes."""
     plain = {
         name: value
         for name, value in vars(module).items()
-        if isinstance(value, (bool, float, str, type(None))) and not name.startswith("_") and name != "training"
+        if (isinstance(value, _SETTINGS) or (isinstance(value, int) and value < _LEAST_SIZE))
+        and not name.startswith("_")
+        and name != "training"
     }
-    counts = {name: getattr(module, name, None) for name in ("num_svs", "num_itrs", "transpose")}
     children = tuple((name, type(child)) for name, child in module._modules.items())
     dims = tuple((name, value.dim()) for name, value in module._parameters.items() if value is not None)
-    return type(module), tuple(sorted(plain.items(), key=str)), tuple(counts.items()), children, dims
+    return type(module), tuple(sorted(plain.items(), key=str)), children, dims
