@@ -85,6 +85,16 @@ class ByChanceWithin(Block):
         return self.act(self.norm(x)) if draws[0] < draws[1] else self.norm(x)
 
 
+class ByChild(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) if self.norm.track_running_stats else self.norm(x)
+
+
+class ByModeOfAChild(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) if self.norm.training else self.norm(x)
+
+
 class WithoutGrad(Block):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -142,6 +152,8 @@ class Catching(Block):
         (Twice, "used elsewhere"),
         (InPlaceOfAlias, "used elsewhere"),
         (ByTraining, "one thing in training and another in evaluation"),
+        (ByChild, "reads track_running_stats of a child"),
+        (ByModeOfAChild, "reads training of a child"),
         (ByShape, "cannot be traced"),
         (ByChance, "global random"),
         (ByChanceWithin, "global random"),

@@ -3,8 +3,8 @@
 `torch.fx` records one run of the forward on symbols. That stands for all runs only if nothing else decided what ran. So
 everything that the forward reads besides its arguments is recorded too, and guarded or refused: attributes of the
 module that are numbers, texts or functions of PyTorch are compared again at each call, other objects are refused, as
-are global variables that are not PyTorch's, operations on tensors that do not come from the arguments, assignments to
-attributes, ``with`` and ``try`` blocks, decorated forwards and tests of types.
+are attributes and methods of its children, global variables that are not PyTorch's, operations on tensors that do not
+come from the arguments, assignments to attributes, ``with`` and ``try`` blocks, decorated forwards and tests of types.
 """
 
 import builtins
@@ -146,14 +146,37 @@ def _record(module: nn.Module, guards: dict[str, Any], seen: set[Any]) -> fx.Gra
                 raise _Refused(f"its forward sets self.{name}")
             super().__setattr__(name, value)
 
-    module.__class__ = Recorder
+    def watched(kind: type[nn.Module]) -> type[nn.Module]:
+        class Watched(kind):  # type: ignore[valid-type,misc]
+            def __getattribute__(self, name: str) -> Any:
+                value = super().__getattribute__(name)
+                inherited = name.startswith("__") or name in ours or name in _INTERNAL
+                # Containers' own methods, such as those that give their items.
+                if active and not inherited and not _is_torch(getattr(value, "__func__", None)):
+                    raise _Refused(f"its forward reads {name} of a child, which is not compared at each call")
+                return value
+
+            def __setattr__(self, name: str, value: Any) -> None:
+                if active:
+                    raise _Refused(f"its forward sets {name} of a child")
+                super().__setattr__(name, value)
+
+        return Watched
+
+    children = {child: type(child) for child in module.modules() if child is not module}
+    kinds = {kind: watched(kind) for kind in set(children.values()) if not issubclass(kind, torch.jit.ScriptModule)}
     try:
+        for child, own in children.items():
+            child.__class__ = kinds.get(own, own)
+        module.__class__ = Recorder
         active = True
         with _NothingRuns():  # type: ignore[no-untyped-call]
             graph = _Tracer().trace(module)
     finally:
         active = False
         module.__class__ = kind
+        for child, own in children.items():
+            child.__class__ = own
     return graph
 
 
