@@ -163,9 +163,14 @@ class Card:
         code = ["import ganfuse.interop, torch", "", f'game = ganfuse.interop.from_pretrained("{name}")']
         notes = ["Images are float32 (B, C, H, W) in [-1, 1]."]
         game = self.game
-        if isinstance(game, TranslationGame):
+        generators = [name for name in self.parts if name.startswith("generator")]
+        if not generators:
+            notes.append("No generator is among the networks: that of the game has new weights.")
+        elif isinstance(game, TranslationGame):
             channels, size = game.image_shape[0], game.training_size
-            code.append(f'images_b = game.translate(images_a, "ab")  # (B, {channels}, H, W); "ba" is the way back')
+            way = "ab" if "generator_ab" in generators else "ba"
+            back = f'; "{way[::-1]}" is the way back' if len(generators) > 1 else ""
+            code.append(f'translated = game.translate(images, "{way}")  # (B, {channels}, H, W){back}')
             sides = f"are {game.least_size}" if game.one_size else f"are multiples of {game.size_multiple}"
             notes.append(f"Trained on images of {size}×{size}; sides {sides}.")
         elif isinstance(game, TextToImageGame):
@@ -177,7 +182,7 @@ class Card:
             code.append("images = game.sample(16, labels=0)" if takes_labels else "images = game.sample(16)")
             if takes_labels:
                 notes.append(f"{classes} classes" + (f": {self._listed_classes()}." if self.class_names else "."))
-        rest = [name for name in ("generator", "discriminator", "generator_ab") if name in self.parts][:1]
+        rest = (generators or list(self.parts))[:1]
         code += [f"network = game.{name}  # a torch.nn.Module" for name in rest]
         return "## Use\n\n```python\n" + "\n".join(code) + "\n```\n\n" + " ".join(notes)
 

@@ -102,7 +102,7 @@ def test_the_hub_reads_the_card(run, tmp_path):
 @pytest.mark.parametrize(
     ("name", "task", "usage"),
     [
-        ("cyclegan", "image-to-image", 'game.translate(images_a, "ab")'),
+        ("cyclegan", "image-to-image", 'game.translate(images, "ab")'),
         ("gan-cls", "text-to-image", "embeddings=embeddings"),
         ("gan", "unconditional-image-generation", "game.sample(16)"),
     ],
@@ -113,6 +113,17 @@ def test_cards_by_task(name, task, usage, tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert usage in text
     assert "## Training" not in text
+
+
+@pytest.mark.parametrize(
+    ("part", "usage"), [("generator_ba", 'game.translate(images, "ba")'), ("discriminator_a", "game.discriminator_a")]
+)
+def test_cards_use_what_is_kept(part, usage, tmp_path):
+    save_pretrained(tiny("cyclegan"), tmp_path, parts=[part])
+    text = (tmp_path / "README.md").read_text()
+    assert usage in text
+    assert '"ab"' not in text
+    assert ("No generator is among the networks" in text) == (part == "discriminator_a")
 
 
 def test_networks_that_are_left_out(tmp_path):
