@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from torch import nn
 
 from ganfuse.engine import AdversarialGame
+from ganfuse.engine.layers import fuse_spectral_norms, spectral_norm
 from ganfuse.engine.noise import Noise
-from ganfuse.interop import ExportError, export_onnx, export_program, exportable_parts
+from ganfuse.interop import ExportError, export_onnx, export_program, exportable_parts, patch
 from ganfuse.interop.export import onnx_graphs
 from ganfuse.models import list_models
 from tests.interop.tiny_models import CONFIGS, tiny
@@ -211,6 +213,18 @@ def test_ones_own_networks(tmp_path):
     assert report.differences is not None
     assert report.bytes == path.stat().st_size
     torch.export.load(path).module()(torch.randn(7, 4))
+
+
+def test_spectral_norms_that_are_computed_together(tmp_path):
+    for norm, fuse in ((spectral_norm, fuse_spectral_norms), (nn.utils.spectral_norm, partial(patch, verbose=False))):
+        generator = nn.Sequential(norm(nn.Linear(4, 16)), nn.Tanh(), nn.Unflatten(1, (1, 4, 4)))
+        fuse(generator)
+        hooks = len(generator._forward_pre_hooks)
+        report = export_program(
+            AdversarialGame(generator, nn.Flatten(), latent_dim=4), tmp_path / "g.pt2", overwrite=True
+        )
+        assert report.differences is not None
+        assert len(generator._forward_pre_hooks) == hooks > 0
 
 
 class Unsteady(nn.Module):

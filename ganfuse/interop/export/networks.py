@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganfuse.engine.ema import detached_copy
+from ganfuse.engine.layers.fuse_spectral_norms import FusedSpectralNorms, unfuse_spectral_norms
 from ganfuse.engine.layers.spectral_norm import SpectralNorm, remove_spectral_norm
 from ganfuse.models.mapping_network import MappingNetwork
 from ganfuse.models.style_generator import StyleGenerator
@@ -21,6 +22,9 @@ def settled(network: nn.Module) -> nn.Module:
     Otherwise every call of a graph would compute them again, of several times as many operators.
     """
     copied = detached_copy(network)
+    for module in copied.modules():
+        if any(isinstance(hook, FusedSpectralNorms) for hook in module._forward_pre_hooks.values()):
+            unfuse_spectral_norms(module)
     for module in copied.modules():
         names = [hook.name for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]
         for name in names:
