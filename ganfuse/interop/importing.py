@@ -80,7 +80,8 @@ def read_network(
     if held:
         part = _chosen(held, part, info)
         own = [name for name, place in info.companions.items() if place == info.places[part]]
-        beside = {name: found[name] for name in own if isinstance(found.get(name), Tensor)}
+        given = {name: found[name] for name in own if isinstance(found.get(name), Tensor)}
+        beside = tensors_of(given, info) if given else {}
         found = found[part]
     tensors = ignore(tensors_of(found, info), info)
     tensors |= beside

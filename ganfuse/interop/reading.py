@@ -54,7 +54,7 @@ def read_file(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def tensors_of(found: Mapping[str, Any], source: Source) -> dict[str, Tensor]:
-    """The state dict of one network: out of a training script's wrapping, without DataParallel's prefix.
+    """The state dict of one network: out of a training script's wrapping, without DataParallel's prefix; on the CPU.
 
     Raises:
         ValueError: it is not one of tensors.
@@ -70,7 +70,13 @@ def tensors_of(found: Mapping[str, Any], source: Source) -> dict[str, Tensor]:
         )
     while all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    return {key: _plain(value) for key, value in tensors.items()}
+
+
+def _plain(value: Tensor) -> Tensor:
+    """On the CPU, outside any graph, in float32 if it is of a floating type."""
+    value = value.detach().cpu()
+    return value.float() if value.is_floating_point() else value
 
 
 def ignore(tensors: Mapping[str, Tensor], source: Source) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from ganfuse.interop import load, sources
 from ganfuse.interop.unpickling import read_pickle
 from tests.interop.plain_networks import drawn
+from tests.interop.small_checkpoints import SMALL
 from tests.interop.test_cyclegan_pix2pix import discriminator_layout
 
 SOURCE = "cyclegan-pix2pix"
@@ -51,6 +52,16 @@ def test_files(tmp_path, state):
 def test_half_precision_becomes_float32(state):
     module = load(SOURCE, {key: value.half() for key, value in state.items()})
     assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_tensors_of_a_model_in_training(device):
+    # Computed with on the way, and compared with filters.
+    given = SMALL["stylegan1-rosinality", "generator"].state()
+    given = {key: value.to(device).requires_grad_() for key, value in given.items()}
+    module = load("stylegan1-rosinality", given)
+    assert {str(value.device) for value in module.state_dict().values()} == {"cpu"}
+    assert all(value.is_leaf for value in module.state_dict().values())
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.pkl"])
