@@ -47,7 +47,14 @@ def load_game(
             configuration of a registered model.
     """
     own, config = split_config(source, config)
-    networks = read_networks(source, checkpoint, part, place=place, also=also, **own)
+    found = checkpoint if isinstance(checkpoint, Mapping) else read_file(checkpoint)
+    held = [] if place is None or part is not None else held_networks(found, source_info(source))
+    if held:
+        raise ValueError(
+            f"place: the file holds several networks, {', '.join(map(repr, held))}, which have their places; part= "
+            "takes one of them"
+        )
+    networks = read_networks(source, found, part, place=place, also=also, **own)
     return game_of(source, networks, **config)
 
 

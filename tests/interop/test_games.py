@@ -5,6 +5,7 @@ from ganfuse.engine import Trainer, load_run
 from ganfuse.interop import load, load_game, write_run
 from tests.interop import biggan_layouts as layouts
 from tests.interop.plain_networks import drawn
+from tests.interop.small_checkpoints import SMALL
 from tests.interop.test_cyclegan_pix2pix import generator_layout
 from tests.models.step_checks import ToyImages
 
@@ -53,6 +54,14 @@ def test_translators_of_both_directions():
     torch.testing.assert_close(game.generator_ba(x), load("cyclegan-pix2pix", back)(x))
     only_back = load_game("cyclegan-pix2pix", back, place="generator_ba", resolution=32)
     torch.testing.assert_close(only_back.generator_ba(x), game.generator_ba(x))
+
+
+def test_a_place_is_of_one_network():
+    state = SMALL["ugatit-pytorch", "generator"].state()
+    file = {"genA2B": state, "genB2A": state}
+    with pytest.raises(ValueError, match="place: the file holds several networks, 'genA2B', 'genB2A'"):
+        load_game("ugatit-pytorch", file, place="generator_ba")
+    assert load_game("ugatit-pytorch", file, "genA2B", place="generator_ba").name == "ugatit"
 
 
 def test_what_does_not_belong_together(generator):
