@@ -171,6 +171,15 @@ def test_what_does_not_go_together(
     assert not (tmp_path / "out.png").exists()
 
 
+def test_a_checkpoint_in_place_of_a_run(saved: Any) -> None:
+    file = saved("biggan-pytorch", "generator").partition(":")[2]
+    for command in (("sample", file), ("export", file, "--to", "onnx")):
+        result = run(*command)
+        assert result.exit_code == 2
+        assert "is a file, expected the folder of a run" in result.stderr
+        assert "ganfuse import SOURCE" in result.stderr
+
+
 def test_fine_tuning(tmp_path: Path) -> None:
     file = {"g_ema": SMALL["stylegan2-rosinality", "generator"].state(), "args": ARGUMENTS}
     file["d"] = SMALL["stylegan2-rosinality", "discriminator"].state()

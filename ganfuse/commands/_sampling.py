@@ -23,10 +23,15 @@ def load_for_sampling(run: Path, weights: Weights, checkpoint: str, device: str)
     """The game of a run, in evaluation mode.
 
     Raises:
-        CommandError: there is no such checkpoint, or it is damaged.
+        CommandError: there is no such checkpoint, it is damaged, or `run` is a file.
     """
     from ganfuse.engine import CheckpointError, load_run
 
+    if run.is_file():
+        raise CommandError(
+            f"RUN: {run} is a file, expected the folder of a run",
+            f"ganfuse import SOURCE {run} OUT makes one of another codebase's checkpoint",
+        )
     try:
         return load_run(run, weights=weights.value, checkpoint=which_checkpoint(checkpoint), device=device)
     except CheckpointError as error:
