@@ -30,8 +30,11 @@ _ELEMENTS = {
     "statistics": 4096, "apply": 4096, "noisy_apply": 4096, "sums": 2048, "noisy_sums": 1024, "apply_backward": 2048,
     "double": 1024,
 }  # fmt: skip
-# Its compiler gives these fewer registers than the others' do.
-_ELEMENTS_SM120 = _ELEMENTS | {"noisy_apply": 2048, "sums": 1024}
+# Their compilers give these fewer registers than the others' do.
+_ELEMENTS_OF = {
+    "sm100": _ELEMENTS | {"apply_backward": 1024},
+    "sm120": _ELEMENTS | {"noisy_apply": 2048, "sums": 1024},
+}
 # Elements of a tile that is all positions of its rows, and held in registers; the backward holds two maps and more.
 _MOST_HELD = {"rows": 16384, "rows_backward": 8192}
 HELD = frozenset(_MOST_HELD)
@@ -71,8 +74,7 @@ def choose(
 ) -> Config:
     """The tile of a pass over (batch, channels, positions) maps of `itemsize` bytes an element on `target`."""
     interpreted = target == "interpreter"
-    tiles_of = _ELEMENTS_SM120 if target == "sm120" else _ELEMENTS
-    elements = 64 if interpreted else tiles_of[kernel] * 4 // max(4, itemsize)
+    elements = 64 if interpreted else _ELEMENTS_OF.get(target, _ELEMENTS)[kernel] * 4 // max(4, itemsize)
     if channels_last:
         # Past 128 bytes a wider row gives nothing, and leaves fewer positions to sum in registers.
         rows = min(power_of_two(channels), 16 if interpreted else _WIDEST_ROWS)
