@@ -101,6 +101,8 @@ def test_pushing(gan, tmp_path, monkeypatch):
 def test_what_does_not_fit_together(gan, tmp_path):
     assert "give the folder to write" in refused(gan, "--to", "hub")
     assert "--opset is an option of graphs" in refused(gan, "--to", "hub", "--out", tmp_path / "x", "--opset", 18)
+    for option in (["--no-check"], ["--tolerance", 1e-3]):
+        assert f"{option[0]} is an option of graphs" in refused(gan, "--to", "hub", "--out", tmp_path / "x", *option)
     assert "--push is an option of --to hub" in refused(gan, "--to", "onnx", "--push", "me/gan")
     assert "--opset is an option of --to onnx" in refused(gan, "--to", "torch-export", "--opset", 18)
     assert "--private: has a meaning only with --push" in refused(gan, "--to", "hub", "--out", "x", "--private")

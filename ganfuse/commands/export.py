@@ -32,6 +32,7 @@ class NoiseMode(str, Enum):
     none = "none"
 
 
+_TOLERANCE = 1e-4
 _ENDINGS = {Target.onnx: ".onnx", Target.torch_export: ".pt2"}
 _OF_GRAPHS = ("batch_size", "size", "truncation", "truncation_cutoff", "standing_statistics", "noise")
 
@@ -79,7 +80,7 @@ def export(
     check: Annotated[bool, typer.Option(help="Run what was written, and compare it with the run's network.")] = True,
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Largest difference, in units of the largest result.")
-    ] = 1e-4,
+    ] = _TOLERANCE,
     weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or the step of a checkpoint.")] = "latest",
     push: Annotated[
@@ -110,6 +111,8 @@ def export(
     }
     given: dict[str, Any] = {key: value for key, value in graph_options.items() if value is not None}
     if to is Target.hub:
+        comparison = {"no_check": not check, "tolerance": tolerance != _TOLERANCE}
+        given.update({key: True for key, asked in comparison.items() if asked})
         _require_none(given, "of graphs, and --to hub makes none")
         _save(run, out, part, weights, checkpoint, push, private, license_, overwrite)
         return

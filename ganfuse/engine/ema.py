@@ -119,13 +119,11 @@ def _set_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
 def detached_copy(module: nn.Module) -> nn.Module:
     """A copy without the graphs that PyTorch's spectral normalisation leaves at its modules."""
     # torch.nn.utils.spectral_norm leaves the normalised weight, part of a graph, as an attribute; deepcopy refuses
-    # such tensors, so they are given to it ready copied. Process groups cannot be copied, and the copy is in the same.
+    # such tensors, so they are given to it ready copied.
     memo: dict[int, object] = {
         id(value): value.detach().clone()
         for part in module.modules()
         for value in vars(part).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    groups = (getattr(part, "process_group", None) for part in module.modules())
-    memo.update((id(group), group) for group in groups if group is not None)
     return copy.deepcopy(module, memo)

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from ganfuse.engine.layers.process_group import InProcessGroup
+
 __all__ = ["MovingAverage"]
 
 
-class MovingAverage(nn.Module):
+class MovingAverage(InProcessGroup, nn.Module):
     """value ← decay · value + (1 − decay) · mean of what was observed since the last update.
 
     The mean is taken over all micro-batches and processes, so that it does not depend on how a batch was divided. All

@@ -1,17 +1,16 @@
 """Pools of generated images from earlier steps, for discriminators that would otherwise forget them."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from ganfuse.engine.layers.joined_batch import join_batch, own_rows
+from ganfuse.engine.layers.process_group import InProcessGroup
 from ganfuse.engine.noise import Noise
 
 __all__ = ["ReplayPool"]
 
 
-class ReplayPool(nn.Module):
+class ReplayPool(InProcessGroup, nn.Module):
     """Shows the discriminator a history of generated images. Shrivastava et al. 2017 (arXiv 1612.07828), section 2.3.
 
     As CycleGAN does it (Zhu et al. 2017, arXiv 1703.10593, section 4): until the pool is full every image is stored and
@@ -41,7 +40,7 @@ class ReplayPool(nn.Module):
         if capacity < 0:
             raise ValueError(f"capacity: expected a number of images of at least 0, got {capacity}")
         self.capacity = capacity
-        self.process_group: Any = None
+        self.process_group = None
         self.register_buffer("images", torch.zeros(capacity, *shape))
         self.register_buffer("labels", torch.zeros(capacity, dtype=torch.int64) if labelled else None)
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))

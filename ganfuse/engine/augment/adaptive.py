@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ganfuse.engine.augment.checks import check_probability
 from ganfuse.engine.augment.pipeline import augment, check_pipeline
+from ganfuse.engine.layers.process_group import InProcessGroup
 from ganfuse.engine.noise import Noise
 
 
-class AdaptiveAugment(nn.Module):
+class AdaptiveAugment(InProcessGroup, nn.Module):
     """Augments images with probability ``p``, and moves ``p`` so that r_t stays at a target.
 
     Call it on whatever the discriminator sees; give the discriminator's outputs for real images to `observe` and call

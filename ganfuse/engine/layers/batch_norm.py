@@ -1,6 +1,5 @@
 """Batch normalisation with its activation, plain and conditional (Ioffe & Szegedy 2015; Dumoulin et al. 2017)."""
 
-import copy
 from typing import Any
 
 import torch
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ganfuse.engine.layers.norm_act import NormAct2d, check_map, check_positive, take_over
+from ganfuse.engine.layers.process_group import InProcessGroup
 from ganfuse.kernels import batch_norm_act
 
 
-class _BatchNormBase(NormAct2d, _NormBase):
+class _BatchNormBase(InProcessGroup, NormAct2d, _NormBase):
     """Buffers, running statistics and the call of the kernel that the two layers share; state as nn.BatchNorm2d."""
 
     def __init__(
@@ -55,14 +55,6 @@ class _BatchNormBase(NormAct2d, _NormBase):
             process_group=self.process_group,
             **self._options(),
         )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_BatchNormBase":
-        # A process group cannot be copied, and should not be: a copy of the model belongs to the same processes.
-        memo[id(self.process_group)] = self.process_group
-        new = self.__class__.__new__(self.__class__)
-        memo[id(self)] = new
-        new.__setstate__(copy.deepcopy(self.__dict__, memo))  # type: ignore[no-untyped-call]
-        return new
 
     def extra_repr(self) -> str:
         group = "" if self.process_group is None else ", synchronised"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ganfuse.engine.layers.joined_batch import join_batch, own_rows
+from ganfuse.engine.layers.process_group import InProcessGroup
 from ganfuse.engine.precision import at_least_float32
 
 __all__ = ["MinibatchDiscrimination", "pairwise_l1"]
@@ -14,7 +15,7 @@ __all__ = ["MinibatchDiscrimination", "pairwise_l1"]
 _CHUNK = 2**22
 
 
-class MinibatchDiscrimination(nn.Module):
+class MinibatchDiscrimination(InProcessGroup, nn.Module):
     """Appends how close each sample is to the others of its batch, so that a discriminator sees a lack of variety.
 
     Section 3.2: with M_i = f(x_i) T, a matrix (num_kernels, kernel_dim) for each sample, the appended features are
@@ -45,7 +46,7 @@ class MinibatchDiscrimination(nn.Module):
         self.num_kernels = num_kernels
         self.kernel_dim = kernel_dim
         self.out_features = in_features + num_kernels
-        self.process_group: Any = None
+        self.process_group = None
         self.weight = nn.Parameter(torch.empty(in_features, num_kernels * kernel_dim))
         nn.init.normal_(self.weight, std=0.1)
 

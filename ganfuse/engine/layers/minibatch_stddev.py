@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ganfuse.engine.layers.joined_batch import join_batch, own_rows
+from ganfuse.engine.layers.process_group import InProcessGroup
 from ganfuse.kernels import minibatch_stddev
 
 
-class MinibatchStdDev(nn.Module):
+class MinibatchStdDev(InProcessGroup, nn.Module):
     """Appends how much the samples of a group differ, as constant channels, so that a discriminator sees variety.
 
     Args:
@@ -36,7 +36,7 @@ class MinibatchStdDev(nn.Module):
             raise ValueError(f"num_channels must be at least 1, got {num_channels}")
         self.group_size = group_size
         self.num_channels = num_channels
-        self.process_group: Any = None
+        self.process_group = None
         self.parts = 1
 
     def forward(self, x: Tensor) -> Tensor:
