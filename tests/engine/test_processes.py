@@ -200,8 +200,8 @@ def test_a_machine_that_has_counted_no_failure_goes_on_too(tmp_path):
         for machine in machines:
             machine.kill()
     assert [machine.returncode for machine in machines] == [0, 0], said
-    # One machine counts the failure of its process; the other starts its own again without counting anything, unless that
-    # has failed for want of the first before it was stopped. (`test_rendezvous.py` has both cases without the race.)
+    # One machine counts the failure of its process; the other starts its own again without counting anything, unless
+    # that has failed for want of the first before it was stopped. (`test_rendezvous.py` has both without the race.)
     counted = "life 0\nlife 1\n"
     assert sorted(output for output, _ in said) in (["life 0\nlife 0\n", counted], [counted, counted])
     assert len(read_losses(tmp_path / "run")) == 7
