@@ -4,12 +4,25 @@ import difflib
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ganfuse.commands._errors import CommandError
 
 if TYPE_CHECKING:
     from ganfuse.engine import Game
+
+
+TruncationCutoff = Annotated[
+    int | None, typer.Option(min=0, help="Truncate the styles of the first layers only (style models).")
+]
+StandingStatistics = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Batches drawn first for the statistics of batch norm.", show_default="16 if truncated, else 0"
+    ),
+]
 
 
 class Weights(str, Enum):

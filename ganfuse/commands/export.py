@@ -8,7 +8,13 @@ import typer
 
 from ganfuse.commands._errors import EXIT_FAILED, CommandError
 from ganfuse.commands._output import print_result
-from ganfuse.commands._sampling import Weights, load_for_sampling, which_checkpoint
+from ganfuse.commands._sampling import (
+    StandingStatistics,
+    TruncationCutoff,
+    Weights,
+    load_for_sampling,
+    which_checkpoint,
+)
 
 if TYPE_CHECKING:
     from ganfuse.engine import Game
@@ -64,15 +70,8 @@ def export(
         float | None,
         typer.Option(help="Style models: ψ, built in. BigGAN's kin: what you will truncate z at; sets statistics."),
     ] = None,
-    truncation_cutoff: Annotated[
-        int | None, typer.Option(min=0, help="Truncate the styles of the first layers only (style models).")
-    ] = None,
-    standing_statistics: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Batches drawn first for the statistics of batch norm.", show_default="16 if truncated, else 0"
-        ),
-    ] = None,
+    truncation_cutoff: TruncationCutoff = None,
+    standing_statistics: StandingStatistics = None,
     noise: Annotated[
         NoiseMode | None,
         typer.Option(help="Style models: the same noise in every image, or none.", show_default="const"),

@@ -16,7 +16,15 @@ from ganfuse.commands._importing import (
     load_imported,
     require_one,
 )
-from ganfuse.commands._sampling import Weights, chosen_classes, class_names, load_for_sampling, refuse_of_runs
+from ganfuse.commands._sampling import (
+    StandingStatistics,
+    TruncationCutoff,
+    Weights,
+    chosen_classes,
+    class_names,
+    load_for_sampling,
+    refuse_of_runs,
+)
 from ganfuse.commands._two_domains import (
     Domain,
     alternate_rows,
@@ -74,15 +82,8 @@ def sample(
         float | None,
         typer.Option(help="z: redraw latents beyond this; w: draw styles towards their mean, 1 is not at all."),
     ] = None,
-    truncation_cutoff: Annotated[
-        int | None, typer.Option(min=0, help="Truncate the styles of the first layers only (style models).")
-    ] = None,
-    standing_statistics: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Batches drawn first for the statistics of batch norm.", show_default="16 if truncated, else 0"
-        ),
-    ] = None,
+    truncation_cutoff: TruncationCutoff = None,
+    standing_statistics: StandingStatistics = None,
     domain: Annotated[
         Domain | None,
         typer.Option(

@@ -14,13 +14,13 @@ from ganfuse.kernels.bias_act.allocation import Attributes
 STRAIGHT = ("linear", "relu", "lrelu")
 
 
-def unsupported(attributes: Attributes, x: Tensor) -> str | None:
-    """Why this form does not take the call; None if it does."""
+def unsupported(act: str, gain: float, x: Tensor) -> str | None:
+    """Why such a form does not take an activation with this gain; None if it does."""
     if x.device.type != "cpu":
         return "the eager form is written for CPUs"
-    if attributes.act not in STRAIGHT:
+    if act not in STRAIGHT:
         return f"the eager form has {', '.join(STRAIGHT)}"
-    return None if attributes.gain > 0 else "the eager form needs a gain above 0"
+    return None if gain > 0 else "the eager form needs a gain above 0"
 
 
 def bias_act(attributes: Attributes, x: Tensor, b: Tensor | None) -> Tensor:

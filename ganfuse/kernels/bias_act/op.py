@@ -63,7 +63,11 @@ def bias_act(
         "",
     )
     chosen = resolve_backend(
-        op, backend, x.device, triton=lambda: _triton_unsupported(x), eager=lambda: eager.unsupported(attributes, x)
+        op,
+        backend,
+        x.device,
+        triton=lambda: _triton_unsupported(x),
+        eager=lambda: eager.unsupported(attributes.act, attributes.gain, x),
     )
     if chosen == "reference":
         return _reference(attributes, x, b)

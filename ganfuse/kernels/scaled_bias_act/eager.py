@@ -23,17 +23,7 @@ from ganfuse.kernels.scaled_bias_act.allocation import (
     map_like,
 )
 
-_STRAIGHT = ("linear", "relu", "lrelu")
 _aten = torch.ops.aten
-
-
-def unsupported(attributes: Attributes, x: Tensor) -> str | None:
-    """Why this form does not take the call; None if it does."""
-    if x.device.type != "cpu":
-        return "the eager form is written for CPUs"
-    if attributes.act not in _STRAIGHT:
-        return f"the eager form has {', '.join(_STRAIGHT)}"
-    return None if attributes.gain > 0 else "the eager form needs a gain above 0"
 
 
 def _like(t: Tensor, x: Tensor) -> Tensor:

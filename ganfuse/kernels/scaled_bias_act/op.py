@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ganfuse.kernels.autograd import DifferentiableOp, Implementation
 from ganfuse.kernels.backend import INTERPRETED, resolve_backend
+from ganfuse.kernels.bias_act.eager import unsupported
 from ganfuse.kernels.bias_act.op import check_activation
 from ganfuse.kernels.bias_act.reference import ACTIVATIONS
 from ganfuse.kernels.checks import check_beside, check_tensor
@@ -56,7 +57,11 @@ def scaled_bias_act(
     _check_small(op, "b", b, x, ((channels,),))
     attributes = make_attributes(op, act, alpha, gain, clamp)
     chosen = resolve_backend(
-        op, backend, x.device, triton=lambda: triton_unsupported(x), eager=lambda: eager.unsupported(attributes, x)
+        op,
+        backend,
+        x.device,
+        triton=lambda: triton_unsupported(x),
+        eager=lambda: unsupported(attributes.act, attributes.gain, x),
     )
     if chosen == "reference":
         return _reference(attributes, x, scale, noise, b)
