@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ganfuse.engine.fused_adam import FusedAdam
 from ganfuse.engine.lean_adam import LeanAdam
 
 __all__ = ["SGD", "Adam", "RMSprop"]
@@ -40,14 +41,8 @@ class Adam:
         params = list(params)
         if self.lean:
             return LeanAdam(params, self.lr, self.betas, self.eps, self.weight_decay)
-        return torch.optim.Adam(
-            params,
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=_can_be_fused(params),
-        )
+        adam = FusedAdam if _can_be_fused(params) else torch.optim.Adam
+        return adam(params, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
     def lazy(self, interval: int) -> "Adam":
         """The settings for a player whose loss has a regulariser every `interval` steps, in a turn of its own.
