@@ -1,9 +1,9 @@
-"""Short trainings of every system, scored before and after: the runs of docs/gallery.md.
+"""Short trainings of every system, scored before and after: the runs of docs/gallery/README.md.
 
     python benchmarks/gallery.py dcgan biggan        # trains, evaluates, draws; appends to benchmarks/results/
     python benchmarks/gallery.py --list
     python benchmarks/gallery.py all --device cuda --steps-factor 10 --runs runs/long --images runs/long
-    python benchmarks/gallery.py --page              # writes docs/gallery.md from the results
+    python benchmarks/gallery.py --page              # writes docs/gallery/README.md from the results
 
 Recipes are in benchmarks/gallery_recipes.py (`--recipes` takes another file of that form). A run is trained for one
 step, scored, trained on, and scored again in the same way, with the averaged weights: FID must have fallen by the
@@ -34,10 +34,12 @@ from ganfuse.bench import records
 from ganfuse.engine.atomic_file import atomic_write
 
 HERE = Path(__file__).resolve().parent
-RUNS, IMAGES = Path("runs/gallery"), Path("docs/images")
+RUNS, IMAGES = Path("runs/gallery"), Path("docs/gallery")
 """Where run folders and pictures go, seen from the repository's folder."""
 NUM = 2000
 """Images of each kind to score with."""
+GRIDS = 10
+"""Grids of samples in a run's folder."""
 
 
 class Options(NamedTuple):
@@ -78,13 +80,13 @@ def commands(name: str, recipe: Recipe, options: Options) -> dict[str, list[str]
     steps = max(1, round(recipe.steps * options.steps_factor))
     threads = [] if options.threads is None else ["--threads", str(options.threads)]
     where = ["--device", options.device]
-    # Between the ends nothing is looked at.
-    quiet = ["--set", f"checkpoint_every={steps}", "--set", f"sample_every={steps}"]
+    # Grids of samples on the way show what `ganfuse report` makes of the run, and a collapse while it can be stopped.
+    progress = ["--set", f"checkpoint_every={steps}", "--set", f"sample_every={max(1, steps // GRIDS)}"]
     train = ["train", recipe.model or name, "--data", recipe.data, "--out", str(out)]
     score = ["evaluate", str(out), "--metrics", "fid", "--num", str(options.num), *where]
     return {
-        "begin": [*train, "--steps", "1", *where, *threads, *quiet, *shlex.split(recipe.train), "--overwrite"],
-        "train": [*train, "--steps", str(steps), *where, *threads, *quiet, *shlex.split(recipe.train)],
+        "begin": [*train, "--steps", "1", *where, *threads, *progress, *shlex.split(recipe.train), "--overwrite"],
+        "train": [*train, "--steps", str(steps), *where, *threads, *progress, *shlex.split(recipe.train)],
         "resume": ["train", "--out", str(out), "--resume", "--steps", str(steps), *threads],
         "evaluate": [*score, *shlex.split(recipe.evaluate)],
         "sample": ["sample", str(out), *where, *shlex.split(recipe.sample), "--out", str(picture(name, options))],
@@ -93,7 +95,7 @@ def commands(name: str, recipe: Recipe, options: Options) -> dict[str, list[str]
 
 def picture(name: str, options: Options) -> Path:
     """Where the grid goes."""
-    return options.images / f"gallery-{name}.png"
+    return options.images / f"{name}.png"
 
 
 def run_system(name: str, recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -170,9 +172,8 @@ def _cpu_seconds() -> float:
 
 
 def store(record: Mapping[str, Any], path: Path) -> None:
-    """Puts the record in the file, in the place of an earlier one of the same system on the same device."""
-    key = (record["system"], record["device"])
-    kept = [r for r in (records.read(path) if path.exists() else []) if (r["system"], r["device"]) != key]
+    """Puts the record in the file, in the place of an earlier one of the same system."""
+    kept = [r for r in (records.read(path) if path.exists() else []) if r["system"] != record["system"]]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         for line in [*kept, record]:
@@ -192,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps-factor", type=float, default=1.0, help="train so many times as long")
     parser.add_argument("--num", type=int, default=NUM, help="images to score with")
     parser.add_argument("--list", action="store_true", help="print the recipes' commands and end")
-    parser.add_argument("--page", action="store_true", help="write docs/gallery.md from the results and end")
+    parser.add_argument("--page", action="store_true", help="write docs/gallery/README.md from the results and end")
     given = parser.parse_args(arguments)
     recipes = read_recipes(given.recipes)
     options = Options(given.runs, given.images, given.device, given.threads, given.steps_factor, given.num)

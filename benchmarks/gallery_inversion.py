@@ -1,4 +1,4 @@
-"""Inversion for docs/gallery-translation.md: latents of real pictures, by an encoder, by optimisation, and by both.
+"""Inversion for docs/gallery/translation.md: latents of real pictures, by an encoder, by optimisation, and by both.
 
     python benchmarks/gallery_translation.py inversion RUN [--space w+] [--steps 300] [--num 12]
 
@@ -69,7 +69,7 @@ def main(arguments: list[str], out: Path) -> int:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--num", type=int, default=12)
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--images", type=Path, default=gallery.HERE.parent / "docs" / "images")
+    parser.add_argument("--images", type=Path, default=gallery.HERE.parent / gallery.IMAGES)
     given = parser.parse_args(arguments)
     if given.threads is not None:
         torch.set_num_threads(given.threads)
@@ -90,7 +90,7 @@ def main(arguments: list[str], out: Path) -> int:
             f"{name}: {values[name]['error_at_start']:.4f} -> {values[name]['error']:.4f}, {seconds:.1f} s", flush=True
         )
     given.images.mkdir(parents=True, exist_ok=True)
-    save_grid(torch.cat(rows), given.images / f"gallery-inversion-{game.name}.png", columns=given.num, scale=2)
+    save_grid(torch.cat(rows), given.images / f"inversion-{game.name}.png", columns=given.num, scale=2)
     about = records.header("gallery", torch.device("cpu"), shlex.join(["python", *sys.argv]), folder="models")
     record = {"kind": "inversion", "system": f"inversion-{game.name}", "num": given.num, "ways": values}
     gallery.store({**about, **record}, out)

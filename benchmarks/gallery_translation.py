@@ -1,9 +1,9 @@
-"""Short trainings of the models of two domains and of those with encoders: the runs of docs/gallery-translation.md.
+"""Short trainings of the models of two domains and of those with encoders: the runs of docs/gallery/translation.md.
 
     python benchmarks/gallery_translation.py cyclegan unit     # trains, scores, draws; appends to benchmarks/results/
     python benchmarks/gallery_translation.py --list
     python benchmarks/gallery_translation.py inversion         # finds latents of pictures, with the run of bigan
-    python benchmarks/gallery_translation.py --page            # writes docs/gallery-translation.md from the results
+    python benchmarks/gallery_translation.py --page            # writes docs/gallery/translation.md from the results
 
 As benchmarks/gallery.py, which does the work and has the options (`--device cuda --steps-factor 10`); scores are of
 pictures that were not trained on. Each translation is compared with the picture that belongs to it, which nobody but

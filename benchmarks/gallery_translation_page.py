@@ -1,4 +1,4 @@
-"""docs/gallery-translation.md, written from the recipes and the results of benchmarks/gallery_translation.py."""
+"""docs/gallery/translation.md, written from the recipes and the results of benchmarks/gallery_translation.py."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from ganfuse.engine.atomic_file import atomic_write
 
 __all__ = ["PAGE", "page", "write"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "gallery-translation.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "gallery" / "translation.md"
 _INTRODUCTION = """# Gallery of translations, pairs and encoders
 
 What minutes on one CPU core give, with narrow networks, 32 px and large learning rates: that all of it works, not what
@@ -21,12 +21,12 @@ of the test split wherever there is one. In the grids of translators six picture
 translation, that translated back, and then the same from the other domain (U-GAT-IT: eight, the second of each half
 says where it looks).
 
-The domains are made from Fashion-MNIST and from the embedded digits ([data.md](data.md#two-domains)), so the image that
-belongs to each is known: *paired* is the mean absolute difference between a translation and that image, *cycle* between
-an image and itself after both translations (images in [-1, 1]). Only CSGAN is shown pairs in training. FID is that of a
-classifier's features ([metrics.md](metrics.md)) on {num:,} images of each domain, the mean of both; not to be compared
-with FID by Inception. Each number after the first step → after the last. Minutes are the processor's time, on {device},
-with PyTorch {torch}.
+The domains are made from Fashion-MNIST and from the embedded digits ([data.md](../data.md#two-domains)), so the image
+that belongs to each is known: *paired* is the mean absolute difference between a translation and that image, *cycle*
+between an image and itself after both translations (images in [-1, 1]). Only CSGAN is shown pairs in training. FID is
+that of a classifier's features ([metrics.md](../metrics.md)) on {num:,} images of each domain, the mean of both; not
+to be compared with FID by Inception. Each number after the first step → after the last. Minutes are the processor's
+time, on {device}, with PyTorch {torch}.
 """
 _COLUMNS = (
     ("FID", ("fid",)),
@@ -67,7 +67,7 @@ def page(recipes: Mapping[str, Recipe], found: Sequence[Mapping[str, Any]]) -> s
 
 
 def write(recipes: Mapping[str, Recipe], found: Sequence[Mapping[str, Any]]) -> None:
-    """Writes docs/gallery-translation.md.
+    """Writes docs/gallery/translation.md.
 
     Raises:
         ValueError: see `page`.
@@ -86,7 +86,7 @@ def _fall(row: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 def _section(name: str, recipe: Recipe, row: Mapping[str, Any]) -> list[str]:
     commands = [gallery_page.wrapped(row[key]) for key in ("train", "evaluate", "sample")]
-    picture = f"![{recipe.title} on {recipe.data}](images/gallery-{name}.png)"
+    picture = f"![{recipe.title} on {recipe.data}]({name}.png)"
     return [f"## {recipe.title}", "", picture, "", recipe.note, "", "```bash", *commands, "```"]
 
 
@@ -99,10 +99,10 @@ def _inversion(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "Below a row of pictures that were not trained on, one row for each way of finding",
     ]
-    lines += ["their latents ([inversion.md](inversion.md)); mean squares of images in [-1, 1]."]
+    lines += ["their latents ([inversion.md](../inversion.md)); mean squares of images in [-1, 1]."]
     for row in rows:
         name = row["system"].removeprefix("inversion-")
-        lines += ["", f"![Inversion of {name}](images/gallery-{row['system']}.png)", ""]
+        lines += ["", f"![Inversion of {name}]({row['system']}.png)", ""]
         lines += ["| run | way | starts | steps | error at the start | found | seconds for all |", "| --- " * 7 + "|"]
         for way, values in row["ways"].items():
             lines.append(

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import gallery, gallery_page
 from benchmarks.gallery_recipes import RECIPES, Recipe
+from ganfuse.bench import records
 from ganfuse.commands._settings import parse_assignments, sort_settings
 from ganfuse.engine.options import option_names
 from ganfuse.models import model_info
@@ -48,7 +49,7 @@ def test_trains_scores_draws_and_records(tmp_path: Path) -> None:
     assert record["cpu_seconds"] > 0
     assert record["images_per_second"] > 0
     assert shlex.split(record["train"])[:3] == ["ganfuse", "train", "gan"]
-    assert (tmp_path / "images" / "gallery-tiny.png").stat().st_size > 0
+    assert (tmp_path / "images" / "tiny.png").stat().st_size > 0
 
 
 def test_a_failing_command_is_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,24 +71,40 @@ def test_recipes_are_settings_of_their_systems(name: str) -> None:
     assert recipe.factor > 1
 
 
-def test_a_record_replaces_the_one_of_its_system_and_device(tmp_path: Path) -> None:
+def test_a_record_replaces_the_one_of_its_system(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    for steps, device in ((1, "a"), (2, "b"), (3, "a")):
-        gallery.store({**ROW, "steps": steps, "device": device}, path)
+    for steps, system, device in ((1, "gan", "a"), (2, "dcgan", "a"), (3, "gan", "b")):
+        gallery.store({**ROW, "steps": steps, "system": system, "device": device}, path)
     kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert [(row["steps"], row["device"]) for row in kept] == [(2, "b"), (3, "a")]
+    assert [(row["steps"], row["system"], row["device"]) for row in kept] == [(2, "dcgan", "a"), (3, "gan", "b")]
 
 
 def test_page_has_the_numbers_the_commands_and_the_pictures() -> None:
     recipe = replace(RECIPES["dcgan"], title="U-Net GAN", note="Narrow.")
     text = gallery_page.page({"dcgan": recipe, "gan": RECIPES["gan"]}, [ROW], "gallery-cpu.jsonl")
-    assert "| [U-Net GAN](#u-net-gan) | 1,000 | 1.5 | 300 | 30 | ×10 | ×4 |" in text
-    assert "![Clothing by U-Net GAN](images/gallery-dcgan.png)" in text
+    assert "| [U-Net GAN](#u-net-gan) | 1,000 | 1.5 | 300 | 30 | ×10 | ×5 |" in text
+    assert "![Clothing by U-Net GAN](dcgan.png)" in text
     assert "    --set width=16 --set width=16" in text
     assert "--set 'a={4: 1}'" in text
     assert all(len(line) <= gallery_page.WIDTH for line in text.split("```bash")[1].splitlines())
     with pytest.raises(ValueError, match="no results"):
         gallery_page.page({"gan": RECIPES["gan"]}, [ROW], "gallery-cpu.jsonl")
-    rows = [ROW, {**ROW, "system": "gan", "device": "B"}]
-    with pytest.raises(ValueError, match="several kinds of device"):
+    rows = [ROW, {**ROW, "system": "gan", "torch": "3"}]
+    with pytest.raises(ValueError, match="several kinds of torch"):
         gallery_page.page({"dcgan": recipe, "gan": RECIPES["gan"]}, rows, "gallery-cpu.jsonl")
+
+
+def test_the_page_in_docs_is_what_recipes_and_results_say() -> None:
+    found = records.read(gallery.HERE / "results" / "gallery-cpu.jsonl")
+    text = gallery_page.PAGE.read_text(encoding="utf-8")
+    assert text == gallery_page.page(RECIPES, found, "gallery-cpu.jsonl")
+    assert {row["system"]: row["steps"] for row in found} == {name: recipe.steps for name, recipe in RECIPES.items()}
+
+
+def test_page_says_which_machine_trained_what() -> None:
+    recipes = {name: RECIPES[name] for name in ("gan", "dcgan", "biggan")}
+    rows = [{**ROW, "system": name} for name in recipes]
+    assert "time. Measured on A, 1 threads, with PyTorch 2.\n" in gallery_page.page(recipes, rows, "a.jsonl")
+    rows[1]["device"] = "B"
+    text = gallery_page.page(recipes, rows, "a.jsonl").replace("\n", " ")
+    assert "Measured with PyTorch 2: GAN, BigGAN on A, 1 threads; DCGAN on B. A machine scores" in text

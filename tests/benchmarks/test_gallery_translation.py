@@ -11,8 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks import gallery_inversion, gallery_translation_page
-from benchmarks.gallery_translation import RECIPES
+from benchmarks.gallery_translation import RECIPES, RESULTS
 from ganfuse import cli
+from ganfuse.bench import records
 from ganfuse.commands._settings import parse_assignments, sort_settings
 from ganfuse.engine.options import option_names
 from ganfuse.models import model_info
@@ -44,12 +45,17 @@ def test_page_has_what_fell_and_a_dash_for_what_there_is_not() -> None:
     row = "| [CycleGAN](#cyclegan) | 1,000 | 1.5 | 300 → 30 | 0.6 → 0.2 | 0.4 → 0.04 | 0.6 → 0.06 | – | – |"
     assert row in text.splitlines()
     assert "| [CoGAN](#cogan) | 1,000 | 1.5 | 9 → 3 | – | – | – | 0.1 → 0.5 | 0.2 → 0.4 |" in text.splitlines()
-    assert "![CycleGAN on fashion-edges](images/gallery-cyclegan.png)" in text
+    assert "![CycleGAN on fashion-edges](cyclegan.png)" in text
     assert "ganfuse evaluate runs/cyclegan --paired" in text
     assert "| `bigan` | search in z | 4 | 300 | 0.4 | 0.1 | 20 |" in text
     assert "UNIT" not in text
     with pytest.raises(ValueError, match="no results"):
         gallery_translation_page.page(RECIPES, [{**ROW, "system": "other"}])
+
+
+def test_the_page_in_docs_is_what_recipes_and_results_say() -> None:
+    text = gallery_translation_page.PAGE.read_text(encoding="utf-8")
+    assert text == gallery_translation_page.page(RECIPES, records.read(RESULTS))
 
 
 def test_pictures_are_inverted_in_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,5 +73,5 @@ def test_pictures_are_inverted_in_every_way(tmp_path: Path, monkeypatch: pytest.
     assert list(ways) == ["encoder", "search in z", "search from the encoder's guess"]
     assert all(values["error"] <= values["error_at_start"] for values in ways.values())
     assert ways["search from the encoder's guess"]["error_at_start"] == pytest.approx(ways["encoder"]["error"])
-    with Image.open(tmp_path / "images" / "gallery-inversion-bigan.png") as picture:
+    with Image.open(tmp_path / "images" / "inversion-bigan.png") as picture:
         assert picture.size == (2 * (2 * 28 + 2) + 2, 4 * (2 * 28 + 2) + 2)
