@@ -36,6 +36,8 @@ class Adam:
         _check_rate(self.lr)
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers with 0 <= beta < 1, got {self.betas!r}")
+        # A whole number, such as YAML's 0, beside a fraction is refused by PyTorch.
+        object.__setattr__(self, "betas", (float(self.betas[0]), float(self.betas[1])))
 
     def __call__(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         params = list(params)

@@ -88,3 +88,13 @@ def test_groups_and_parameters_without_gradients() -> None:
 def test_adam_settings_build_it() -> None:
     assert type(Adam(lr=1e-3)([nn.Parameter(torch.zeros(2))])) is FusedAdam
     assert type(Adam(lr=1e-3)([nn.Parameter(torch.zeros(2, device="meta"))])) is torch.optim.Adam
+
+
+def test_moments_may_be_given_as_whole_numbers() -> None:
+    # `--set betas=[0,0.99]` reads so.
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = Adam(lr=0.1, betas=(0, 0.99))([weight])
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.param_groups[0]["betas"] == (0.0, 0.99)
+    assert weight.tolist() == pytest.approx([0.9, 0.9])
