@@ -35,8 +35,11 @@ def folds(form: str | None, x: Tensor, weight: Tensor, height: int, width: int) 
     * float32, float64 on CPUs: from 128 on, where Cin·Cout ≤ 512·B·H·W. Measured with 32 to 512 channels on one core:
       half of the plain form's speed at 16 pixels, ahead at 256, about twice as fast from 2000 on; 512×512 kernels are
       about even at 256.
-    * float16, bfloat16 on CPUs: from 512 on, where Cin·Cout ≤ 128·B·H·W; with AMX where Cin·Cout ≤ 8·B·H·W, for
-      products cost so little there that folding 512×256 kernels for 1024 pixels took up to three times what it saved.
+    * float16, bfloat16 on CPUs: from 256 on, where Cin·Cout ≤ 1024·B·H·W. On a core that multiplies in bfloat16 at half
+      its speed in float32, folded kernels of 64 to 512 channels are 1.3 to 1.5 times as fast there, and even at 100
+      pixels; on one that is three times as fast in bfloat16 it should be about even. With AMX where Cin·Cout ≤ 8·B·H·W,
+      for products cost so little there that folding 512×256 kernels for 1024 pixels took up to three times what it
+      saved.
     * elsewhere: from 1024 on. Not measured yet: by bytes and FLOPs of an H200 the traffic of the fold is worth the
       arithmetic of 250 pixels, and strided kernels run further below the peak than plain ones.
 
@@ -57,4 +60,4 @@ def folds(form: str | None, x: Tensor, weight: Tensor, height: int, width: int) 
     pairs = weight.shape[0] * weight.shape[1]
     if arithmetic_dtype(x) not in (torch.float16, torch.bfloat16):
         return bool(pixels >= 128 and pairs <= 512 * pixels)
-    return bool(pairs <= 8 * pixels if _HAS_AMX else pixels >= 512 and pairs <= 128 * pixels)
+    return bool(pairs <= 8 * pixels if _HAS_AMX else pixels >= 256 and pairs <= 1024 * pixels)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfuse.kernels.layout import is_channels_last
-from ganfuse.kernels.resampled_conv2d.fold import fold_downsample_weight, fold_upsample_weight
+from ganfuse.kernels.precision import arithmetic_dtype, without_autocast
+from ganfuse.kernels.resampled_conv2d.fold import folded_for_down, folded_for_up
 
 
 def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str) -> Tensor:
@@ -15,7 +16,8 @@ def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode
     if weight.shape[-1] == 1:
         return F.interpolate(F.conv2d(x, weight, bias), scale_factor=2.0, mode="nearest")
     if weight.shape[-1] == 3:
-        weight = fold_upsample_weight(weight, channels_last=is_channels_last(x) or is_channels_last(weight))
+        channels_last = is_channels_last(x) or is_channels_last(weight)
+        weight = without_autocast(folded_for_up, weight, channels_last, arithmetic_dtype(weight))
     padding = 1
     if padding_mode == "reflect":
         # Rows 0 and 1 are both pixel 0, so what reflection puts before row 0 is that pixel. The two rows that the new
@@ -29,7 +31,7 @@ def conv2d_downsample(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mo
     if weight.shape[-1] == 1:
         return F.conv2d(F.avg_pool2d(x, 2), weight, bias)
     if weight.shape[-1] == 3:
-        weight = fold_downsample_weight(weight)
+        weight = without_autocast(folded_for_down, weight, arithmetic_dtype(weight))
     if padding_mode == "reflect":
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), weight, bias, stride=2)
     return F.conv2d(x, weight, bias, stride=2, padding=1)

@@ -16,22 +16,7 @@ from torch import Tensor
 from ganfuse.kernels.checks import check_tensor
 from ganfuse.kernels.layout import is_channels_last
 from ganfuse.kernels.precision import without_autocast
-
-
-def _matrix(scale: float, flipped: bool, dtype: torch.dtype) -> Tensor:
-    """(16, 9): from the taps of the 3×3 kernel to those of the 4×4 one."""
-    # This module may be imported first inside of inference_mode, whose tensors no backward takes, and under a default
-    # device.
-    with torch.inference_mode(False):
-        box = torch.zeros(4, 3, dtype=dtype, device="cpu")
-        for n in range(3):
-            box[n, n] = box[n + 1, n] = 1.0
-        matrix = torch.kron(box, box) * scale
-        return matrix.flip(0) if flipped else matrix
-
-
-_DOWN = {dtype: _matrix(0.25, False, dtype) for dtype in (torch.float32, torch.float64)}
-_UP = {dtype: _matrix(1.0, True, dtype) for dtype in (torch.float32, torch.float64)}
+from ganfuse.kernels.resampled_conv2d import fold_product
 
 
 def fold_downsample_weight(weight: Tensor) -> Tensor:
@@ -50,7 +35,7 @@ def fold_downsample_weight(weight: Tensor) -> Tensor:
         ValueError: for any other shape.
     """
     _check("fold_downsample_weight", weight)
-    folded: Tensor = without_autocast(_down, weight)
+    folded: Tensor = without_autocast(folded_for_down, weight, weight.dtype)
     return folded
 
 
@@ -71,7 +56,8 @@ def fold_upsample_weight(weight: Tensor, *, channels_last: bool | None = None) -
         ValueError: for any other shape.
     """
     _check("fold_upsample_weight", weight)
-    folded: Tensor = without_autocast(_up, weight, is_channels_last(weight) if channels_last is None else channels_last)
+    channels_last = is_channels_last(weight) if channels_last is None else channels_last
+    folded: Tensor = without_autocast(folded_for_up, weight, channels_last, weight.dtype)
     return folded
 
 
@@ -81,39 +67,26 @@ def _check(op: str, weight: Tensor) -> None:
         raise ValueError(f"{op}: weight must have shape (Cout, Cin, 3, 3), got {tuple(weight.shape)}")
 
 
-def _down(weight: Tensor) -> Tensor:
-    if weight.device.type == "cpu":
-        return _by_product(weight, _DOWN)
-    return _by_pooling(weight, transposed=False)
+def folded_for_down(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """`fold_downsample_weight` without checks, in a type of its own: the sums are rounded once."""
+    if weight.is_cpu:
+        return fold_product.folded(weight, False, is_channels_last(weight), dtype)
+    return _pooled(weight).to(dtype)
 
 
-def _up(weight: Tensor, channels_last: bool) -> Tensor:
-    # Transposed while it has 9 taps, not 16: convolutions are half as fast with a weight that lies otherwise.
-    format = torch.channels_last if channels_last else torch.contiguous_format
-    weight = weight.transpose(0, 1).contiguous(memory_format=format)
-    if weight.device.type == "cpu":
-        return _by_product(weight, _UP)
-    return _by_pooling(weight, transposed=True)
+def folded_for_up(weight: Tensor, channels_last: bool, dtype: torch.dtype) -> Tensor:
+    """`fold_upsample_weight` likewise."""
+    if weight.is_cpu:
+        return fold_product.folded(weight, True, channels_last, dtype)
+    return _pooled_and_flipped(weight, channels_last).to(dtype)
 
 
-def _by_pooling(weight: Tensor, *, transposed: bool) -> Tensor:
-    if transposed:
-        return F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)
+def _pooled(weight: Tensor) -> Tensor:
     return F.avg_pool2d(weight, 2, stride=1, padding=1)
 
 
-def _by_product(weight: Tensor, matrices: dict[torch.dtype, Tensor]) -> Tensor:
-    """By a matrix product, on CPUs up to ten times as fast as pooling (and flipping) NCHW weights of 3×3 pixels.
-
-    Half types are summed in float32: their products are slow on CPUs that have no instructions for them. (On a GPU it
-    would round float32 weights to tf32 wherever products may.)
-    """
-    wide = weight if weight.dtype in matrices else weight.float()
-    matrix = matrices[wide.dtype]
-    first, second = weight.shape[:2]
-    if is_channels_last(weight):
-        taps = wide.permute(0, 2, 3, 1).reshape(first, 9, second)
-        folded = torch.bmm(matrix.expand(first, 16, 9), taps).view(first, 4, 4, second).permute(0, 3, 1, 2)
-    else:
-        folded = (wide.reshape(first * second, 9) @ matrix.t()).view(first, second, 4, 4)
-    return folded.to(weight.dtype)
+def _pooled_and_flipped(weight: Tensor, channels_last: bool) -> Tensor:
+    # Transposed while it has 9 taps, not 16: convolutions are half as fast with a weight that lies otherwise.
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    weight = weight.transpose(0, 1).contiguous(memory_format=format)
+    return F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)

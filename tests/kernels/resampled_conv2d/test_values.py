@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganfuse.kernels import conv2d_downsample, fold_downsample_weight, fold_upsample_weight, upsample_conv2d
-from ganfuse.kernels.resampled_conv2d import fold
+from ganfuse.kernels.resampled_conv2d import fold, fold_product
 from tests.kernels.derivative_checks import chain, check, derivatives
 from tests.kernels.resampled_conv2d.definitions import FUNCTIONS, definition, inputs
 
@@ -148,8 +148,10 @@ def test_a_fold_is_the_pooled_kernel():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, CL], ids=["nchw", "channels_last"])
 def test_the_fold_of_other_devices(layout):
     weight = inputs()[1].detach().to(memory_format=layout)
-    _close(fold._by_pooling(weight, transposed=False), fold._by_product(weight, fold._DOWN))
-    _close(fold._by_pooling(weight, transposed=True), fold._by_product(weight, fold._UP))
+    _close(fold._pooled(weight), fold_downsample_weight(weight))
+    for channels_last in (False, True):
+        pooled = fold._pooled_and_flipped(weight, channels_last)
+        _close(pooled, fold_upsample_weight(weight, channels_last=channels_last))
     # Tensors without memory are of no CPU.
     assert fold_downsample_weight(weight.to("meta")).shape == (4, 3, 4, 4)
     assert fold_upsample_weight(weight.to("meta")).shape == (3, 4, 4, 4)
@@ -157,7 +159,9 @@ def test_the_fold_of_other_devices(layout):
 
 def test_imported_in_inference_mode_and_under_a_default_device():
     with torch.inference_mode(), torch.device("meta"):
-        module = runpy.run_path(fold.__file__)
+        module = runpy.run_path(fold_product.__file__)
     weight = torch.ones(1, 1, 3, 3, requires_grad=True)
-    module["fold_upsample_weight"](weight).sum().backward()
-    assert weight.grad.sum() == 36
+    for channels_last in (False, True):
+        weight.grad = None
+        module["folded"](weight, True, channels_last, torch.float32).sum().backward()
+        assert weight.grad.sum() == 36
