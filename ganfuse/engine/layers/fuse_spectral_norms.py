@@ -14,17 +14,12 @@ from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrizatio
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchSpectralNorm
 
-from ganfuse.engine.layers.spectral_norm import PowerMethod, PreparedWeight, SpectralNorm, remove_hooks
+from ganfuse.engine.layers.spectral_norm import PowerMethod, PreparedWeight, SpectralNorm, autocast_dtype, remove_hooks
 from ganfuse.kernels.spectral_normalize import Normalised, normalise_batch
 
 __all__ = ["fuse_networks", "fuse_spectral_norms", "unfuse_spectral_norms"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-# Layers whose operation autocast would cast the weight for.
-_CAST = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear, nn.Bilinear,
-)  # fmt: skip
 
 
 def fuse_spectral_norms(model: ModuleT) -> ModuleT:
@@ -178,13 +173,7 @@ class NormalisedLayer:
 
     def autocast_dtype(self) -> torch.dtype | None:
         """Autocast's type where it would cast this weight."""
-        if not isinstance(self.owner, _CAST):
-            return None
-        weight = self.tensors()[0]
-        kind = weight.device.type
-        if weight.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
-            return None
-        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return autocast_dtype(self.owner, self.tensors()[0])
 
 
 class _HookedLayer(NormalisedLayer):

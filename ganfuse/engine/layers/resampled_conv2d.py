@@ -66,6 +66,11 @@ class _ResampledConv2d(nn.Conv2d):
         new._parameters.update(module._parameters)
         return new.train(module.training)
 
+    @property
+    def sums_taps(self) -> bool:
+        """Whether the folded form computes its kernel from sums of the weight's taps."""
+        return self.kernel_size == (3, 3)
+
     def extra_repr(self) -> str:
         form = "" if self.form is None else f", form={self.form!r}"
         return f"{super().extra_repr()}{form}"  # type: ignore[no-untyped-call]

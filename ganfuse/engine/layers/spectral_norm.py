@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchSpectralNorm
 
+from ganfuse.kernels.precision import arithmetic_dtype
 from ganfuse.kernels.spectral_normalize import Normalised, normalise_batch
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Layers whose operation autocast would cast the weight for.
+_CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Bilinear)
 STYLES = ("torch", "biggan")
 
 
@@ -217,26 +220,43 @@ class SpectralNorm(PowerMethod):
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         weight = self.take()
-        setattr(module, self.name, self.normalised(module, iterate=module.training) if weight is None else weight)
+        if weight is None:
+            dtype = autocast_dtype(module, getattr(module, f"{self.name}_orig"))
+            weight = self.normalised(module, iterate=module.training, dtype=dtype)
+        setattr(module, self.name, weight)
 
     def release(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Forward hook: let go of the graph, which would outlive the step and keep `module` from being deep-copied."""
         setattr(module, self.name, getattr(module, self.name).detach())
 
-    def normalised(self, module: nn.Module, *, iterate: bool) -> Tensor:
-        """W / σ, differentiable, in the weight's shape, type and layout; with `iterate`, u and v move first."""
+    def normalised(self, module: nn.Module, *, iterate: bool, dtype: torch.dtype | None = None) -> Tensor:
+        """W / σ, differentiable, in the weight's shape and layout, and its type if `dtype` names no other.
+
+        With `iterate`, u and v move first.
+        """
         weight: Tensor = getattr(module, f"{self.name}_orig")
         u: Tensor = getattr(module, f"{self.name}_u")
         v: Tensor = getattr(module, f"{self.name}_v")
         steps, with_v, stores = self.step(iterate)
         batch = normalise_batch(
             [weight], [u], [v] if with_v else None, [self.dim],
-            dtype=None, n_power_iterations=steps, eps=self.eps, first=self.first,
+            dtype=dtype, n_power_iterations=steps, eps=self.eps, first=self.first,
         )  # fmt: skip
         if stores:
             batch.store()
             self.stepped = True
         return batch.weights[0]  # type: ignore[no-any-return]
+
+
+def autocast_dtype(module: nn.Module, weight: Tensor) -> torch.dtype | None:
+    """Autocast's type where autocast would cast `module`'s weight for what the module does; else None."""
+    if not isinstance(module, _CAST):
+        return None
+    if weight.is_cpu and getattr(module, "sums_taps", False):
+        # The sums are rounded once, as they are written.
+        return None
+    dtype = arithmetic_dtype(weight)
+    return None if dtype == weight.dtype else dtype
 
 
 def normalised_by_torch(module: nn.Module) -> bool:

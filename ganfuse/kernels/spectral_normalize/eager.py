@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ganfuse.kernels.autograd import PositionalFunction
-from ganfuse.kernels.spectral_normalize import reference
+from ganfuse.kernels.spectral_normalize import in_parts, reference
 from ganfuse.kernels.spectral_normalize.layout import as_matrix, is_channels_last, to_matrix_order, to_stored_order
 from ganfuse.kernels.weight_gradients import weight_gradients_disabled
 
@@ -49,48 +49,52 @@ def normalise(
 ) -> tuple[Tensor, Tensor]:
     """(W / σ, σ), differentiable to any order, for σ = uᵀWv computed already and u, v constant."""
     normalised: Tensor
-    normalised, sigma = _Normalise.apply(weight, u, v, sigma, dim)
-    return normalised if dtype is None else normalised.to(dtype), sigma
+    normalised, sigma = _Normalise.apply(weight, u, v, sigma, dim, dtype or weight.dtype)
+    return normalised, sigma
 
 
 class _Normalise(PositionalFunction):
-    """(W, u, v, σ) → (W / σ, σ), where σ = uᵀWv is a function of W and u, v are constants.
+    """(W, u, v, σ) → (W / σ in some type, σ), where σ = uᵀWv is a function of W and u, v are constants.
 
-    σ is an output so that a second derivative finds its dependence on W: the backward is plain PyTorch on outputs of
-    this Function, hence differentiable to any order.
+    σ is an output so that a second derivative finds its dependence on W: where there may be one, the backward is plain
+    PyTorch on W and σ, hence differentiable to any order.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        return weight / sigma, sigma.clone()
+    def forward(
+        weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor, dim: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        return in_parts.divided(weight, sigma, dtype), sigma.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, u, v, _, ctx.dim = inputs
-        ctx.save_for_backward(output[0], u, v, output[1])
+        weight, u, v, _, ctx.dim, _ = inputs
+        ctx.save_for_backward(weight, u, v, output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None, None]:
         if weight_gradients_disabled():
-            return None, None, None, None, None
+            return None, None, None, None, None, None
         grad_normalised, grad_sigma = grads
-        normalised, u, v, sigma = ctx.saved_tensors
-        shape = normalised.shape
+        weight, u, v, sigma = ctx.saved_tensors
+        shape = weight.shape
         left = u.view(*[1] * ctx.dim, -1, *[1] * (len(shape) - ctx.dim - 1))
         right = v.view(*shape[: ctx.dim], 1, *shape[ctx.dim + 1 :])
         grad = None
-        if grad_normalised is not None:
-            # Three passes over the weight, where autograd of the definition makes about ten.
-            inner = _inner_product(grad_normalised, normalised)
+        if grad_normalised is not None and in_parts.takes_gradient(weight, ctx.dim):
+            grad = in_parts.gradient(grad_normalised, weight, u, v, sigma)
+        elif grad_normalised is not None:
+            grad_normalised = grad_normalised.to(weight.dtype)
+            inner = _inner_product(grad_normalised, weight) / sigma
             grad = torch.addcmul(grad_normalised, left * -inner, right)
             grad = grad / sigma if torch.is_grad_enabled() else grad.div_(sigma)
         if grad_sigma is not None:
             through_sigma = grad_sigma * left * right
             grad = through_sigma if grad is None else grad + through_sigma
-        return grad, None, None, None, None
+        return grad, None, None, None, None, None
 
 
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.utils as reference
 from torch import nn
 from torch.func import functional_call
 
-from ganfuse.engine.layers import remove_spectral_norm, spectral_norm
+from ganfuse.engine.layers import UpsampleConv2d, remove_spectral_norm, spectral_norm
 
 F64 = torch.float64
 
@@ -225,9 +225,34 @@ def test_autocast_leaves_the_power_method_in_full_precision():
         y = layer(x)
     twin(x)
     assert y.dtype == torch.bfloat16
-    assert torch.equal(layer.weight, twin.weight)
+    assert torch.equal(layer.weight_u, twin.weight_u)
+    assert torch.equal(layer.weight_v, twin.weight_v)
     y.sum().backward()
     assert layer.weight_orig.grad.dtype == torch.float32
+
+
+def test_under_autocast_the_weight_is_rounded_once_where_the_layer_would_round_it():
+    rounded = (nn.Linear(12, 8), nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(4, 6, 3), UpsampleConv2d(4, 6, 1))
+    # An embedding is not cast, and a kernel that may be folded is rounded when its taps are summed.
+    kept = (nn.Embedding(5, 8), UpsampleConv2d(4, 6, 3))
+    for layer in map(spectral_norm, (*rounded, *kept)):
+        twin = copy.deepcopy(layer)
+        shape = (3, 12) if isinstance(layer, nn.Linear) else (2, 4, 6, 6)
+        x = torch.randint(5, (3,)) if isinstance(layer, nn.Embedding) else torch.randn(shape)
+        twin(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(x)
+        dtype = torch.float32 if layer in kept else torch.bfloat16
+        assert layer.weight.dtype == dtype
+        assert torch.equal(layer.weight, twin.weight.to(dtype))
+
+
+def test_removed_under_autocast_the_weight_keeps_its_type():
+    layer = spectral_norm(nn.Linear(12, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(3, 12))
+        remove_spectral_norm(layer)
+    assert layer.weight.dtype == torch.float32
 
 
 def test_compiles_without_a_graph_break():
