@@ -7,6 +7,10 @@ Before each player moves, the latents take a step that raises the discriminator'
 
 (section 4; the second is the first by Sherman & Morrison's formula). Both losses are computed at z′ = clip(z + Δz), get
 w ‖Δz‖² on top, and their gradients go through Δz into the parameters, which takes second derivatives of both networks.
+
+On BigGAN-deep the authors take α = 0.9, β = 5 and w = 300, and let half of the elements of z take the step (section
+5.2). They add that their small SN-GAN (section 5.1) has the same α, but much less damping and a much smaller w: the
+small base has PyTorch-StudioGAN's settings for CIFAR-10 (``configs/CIFAR10/LOGAN.yaml``), β = 0.1, w = 0.1 and 80 %.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,6 +43,8 @@ from ganfuse.models.residual_networks import FIRST, doublings
 BASES = ("biggan-deep", "sn-cnn")
 UPDATES = ("natural-gradient", "gradient")
 THROUGH = ("both", "d_only", "none")
+# β, w and the share of the elements of z.
+STEP_OF_BASE = {"biggan-deep": (5.0, 300.0, 0.5), "sn-cnn": (0.1, 0.1, 0.8)}
 
 
 class LOGANGame(BigGANGame):
@@ -54,11 +60,12 @@ class LOGANGame(BigGANGame):
         latent_step_size: α.
         latent_damping: β of the natural gradient.
         latent_cost: w. The cost is the mean over the batch of the squared length of the steps.
-        latent_fraction: share of the latents that take the step, each with this probability.
+        latent_fraction: share of the elements of z that take the step: each with this probability, drawn anew every
+            time. g is the gradient by those, the others stay where they are.
         latent_steps: steps in a row, each from where the last one ended.
         through: in whose loss gradients go through the step: "both", "d_only" or "none".
-        **options: see `BigGANGame`. `latent` is "uniform" unless it is given: z ~ U(-1, 1), and z′ is clipped to
-            [-1, 1]; latents from a normal distribution are not clipped.
+        **options: see `BigGANGame`. `latent` is "uniform" unless it is given:
+            z ~ U(-1, 1), and z′ is clipped to [-1, 1]; latents from a normal distribution are not clipped.
     """
 
     def __init__(
@@ -71,7 +78,7 @@ class LOGANGame(BigGANGame):
         latent_step_size: float = 0.9,
         latent_damping: float = 5.0,
         latent_cost: float = 300.0,
-        latent_fraction: float = 0.8,
+        latent_fraction: float = 0.5,
         latent_steps: int = 1,
         through: str = "both",
         **options: Any,
@@ -103,7 +110,7 @@ class LOGANGame(BigGANGame):
         Args:
             z: latents (B, D).
             labels: (B,), if the game has classes.
-            chosen: bool (B,), which latents take the step; None: all.
+            chosen: bool (B, D), which elements take the step; None: all.
             through: let gradients go through the step into the parameters.
         """
         moved = z.detach().requires_grad_()
@@ -113,11 +120,11 @@ class LOGANGame(BigGANGame):
             (gradient,) = input_gradient(scores, [moved])
             if not through:
                 gradient = gradient.detach()
+            if chosen is not None:
+                gradient = torch.where(chosen, gradient, 0.0)
             step = self.latent_step_size * gradient
             if self.latent_update == "natural-gradient":
                 step = step / (self.latent_damping + gradient.square().sum(1, keepdim=True))
-            if chosen is not None:
-                step = step * chosen.unsqueeze(1)
             total = total + step.to(z.dtype)
             moved = moved + step.to(z.dtype)
             if self.latent == "uniform":
@@ -155,7 +162,7 @@ class LOGANGame(BigGANGame):
         self, n: int, labels: Tensor | None, noise: Noise, *, through: bool
     ) -> tuple[Tensor, Tensor]:
         z = self.draw_latents(n, noise)
-        chosen = (noise.uniform(n) < self.latent_fraction).to(z.device)
+        chosen = (noise.uniform(n, z.shape[1]) < self.latent_fraction).to(z.device)
         z, cost = self.optimise(z, labels, chosen, through=through)
         return (z, cost) if through else (z.detach(), cost.detach())
 
@@ -189,7 +196,7 @@ class LOGANGame(BigGANGame):
         """See `BigGANGame.sample`.
 
         Args:
-            optimised: draw images of optimised latents, every one of which takes the step; not what the paper scores.
+            optimised: draw images of optimised latents, all of whose elements take the step; not what the paper scores.
         """
         self._optimises_samples = optimised
         try:
@@ -225,9 +232,9 @@ def logan(
     attention_resolution: int | None = None,
     latent_update: str = "natural-gradient",
     latent_step_size: float = 0.9,
-    latent_damping: float = 5.0,
-    latent_cost: float = 300.0,
-    latent_fraction: float = 0.8,
+    latent_damping: float | None = None,
+    latent_cost: float | None = None,
+    latent_fraction: float | None = None,
     latent_steps: int = 1,
     through: str = "both",
     loss: str = "hinge",
@@ -240,7 +247,7 @@ def logan(
     ema_decay: float | None = 0.9999,
     ema_start: int = 20_000,
 ) -> LOGANGame:
-    """LOGAN with the paper's changes to BigGAN-deep (section 5): 256 latents from U(-1, 1), and leaky ReLUs.
+    """LOGAN with the paper's changes to BigGAN-deep (section 5.2): 256 latents from U(-1, 1), and leaky ReLUs.
 
     Args:
         base: "biggan-deep", or "sn-cnn" for the small networks of `ganfuse.models.sn_cnn` at 32 and 64 px.
@@ -248,8 +255,9 @@ def logan(
             have no attention and no shared embedding.
         width: unit of width; None: 128, of the small networks 64.
         latent_dim: size of z ~ U(-1, 1).
-        latent_update, latent_step_size, latent_damping, latent_cost, latent_fraction, latent_steps, through: see
-            `LOGANGame`. The defaults are the paper's α = 0.9, β = 5, w = 300 and 80 % of the latents.
+        latent_update, latent_step_size, latent_steps, through: see `LOGANGame`.
+        latent_damping, latent_cost, latent_fraction: likewise; None: the paper's β = 5, w = 300 and half of z's
+            elements; on the small networks 0.1, 0.1 and 80 %, see `ganfuse.models.logan`.
         loss, generator_lr, discriminator_lr, betas, discriminator_steps: see `AdversarialGame`.
         adam_eps, orthogonal, ema_decay, ema_start: see `BigGANGame`.
 
@@ -262,6 +270,7 @@ def logan(
     width = (64 if small else 128) if width is None else width
     check_positive(channels=channels, width=width, latent_dim=latent_dim, shared_features=shared_features)
     classes = check_classes(num_classes)
+    damping, cost, fraction = STEP_OF_BASE[base]
     common: dict[str, Any] = {
         "resolution": resolution,
         "num_classes": classes,
@@ -294,9 +303,9 @@ def logan(
         num_classes=classes,
         latent_update=latent_update,
         latent_step_size=latent_step_size,
-        latent_damping=latent_damping,
-        latent_cost=latent_cost,
-        latent_fraction=latent_fraction,
+        latent_damping=damping if latent_damping is None else latent_damping,
+        latent_cost=cost if latent_cost is None else latent_cost,
+        latent_fraction=fraction if latent_fraction is None else latent_fraction,
         latent_steps=latent_steps,
         through=through,
         generator_lr=generator_lr,

@@ -63,8 +63,9 @@ def score_gradient(game: nn.Module, z: Tensor) -> Tensor:
     return ((((1 - h**2) * v) @ w) * (1 - x**2)) @ a
 
 
-def steps_of(game: nn.Module, z: Tensor) -> Tensor:
-    g = score_gradient(game, z)
+def steps_of(game: nn.Module, z: Tensor, chosen: Tensor) -> Tensor:
+    """Of the chosen elements alone: the others are constants to the gradient and its Fisher matrix."""
+    g = score_gradient(game, z) * chosen
     if game.latent_update == "gradient":
         return game.latent_step_size * g
     # The natural gradient, by solving with the damped Fisher matrix of each latent.
@@ -79,17 +80,18 @@ def test_latent_step_equals_its_formula(update, steps):
     game = tiny_game(latent_update=update, latent_steps=steps, latent_step_size=1.5, latent_damping=0.7)
     z = torch.rand(5, 3, dtype=F64) * 2 - 1
     z[0] = 0.999 * score_gradient(game, z)[0].detach().sign()  # will be clipped
-    chosen = torch.tensor([True, True, False, True, True])
+    chosen = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 0], [0, 0, 1], [1, 1, 1]]).bool()
     optimised, cost = game.optimise(z, None, chosen)
     moved, total = z, torch.zeros_like(z)
     for _ in range(steps):
-        step = steps_of(game, moved) * chosen[:, None]
+        step = steps_of(game, moved, chosen)
         moved, total = (moved + step).clamp(-1, 1), total + step
     torch.testing.assert_close(optimised, moved)
     torch.testing.assert_close(cost, (total**2).sum(1).mean())
     assert (optimised.abs() == 1).any()
     assert (optimised.abs() < 1).any()
-    assert torch.equal(optimised[2], z[2])
+    assert torch.equal(optimised[~chosen], z[~chosen])
+    assert (optimised[chosen] != z[chosen]).sum() > 7
     # The step goes up on the discriminator's score.
     small = tiny_game(latent_update=update, latent_step_size=1e-3, latent_damping=0.7)
     score = [small.discriminate(small.generate(latents, None), None) for latents in (z, small.optimise(z, None)[0])]
@@ -98,7 +100,7 @@ def test_latent_step_equals_its_formula(update, steps):
 
 def loss_of(game: nn.Module, batch: Batch, z: Tensor, chosen: Tensor, player: str, frozen: Tensor | None) -> Tensor:
     """Wasserstein's loss at z′, plus the cost; `frozen` in place of Δz cuts the gradient through it."""
-    step = (steps_of(game, z) if frozen is None else frozen) * chosen[:, None]
+    step = steps_of(game, z, chosen) if frozen is None else frozen
     fake = game.discriminator(game.generator((z + step).clamp(-1, 1)))
     cost = 2.0 * (step**2).sum(1).mean()
     return (fake.mean() - game.discriminator(batch.images).mean() if player == "discriminator" else -fake.mean()) + cost
@@ -117,11 +119,10 @@ def test_gradients_go_through_the_step_where_they_should(update, through, player
     gradients = torch.autograd.grad(values["loss"], parameters)
     noise = Noise(torch.Generator().manual_seed(4))
     z = noise.uniform(6, 3, dtype=F64) * 2 - 1
-    chosen = noise.uniform(6) < 0.8
-    assert not chosen.all()
+    chosen = noise.uniform(6, 3) < 0.5
     goes_through = through == "both" or (through == "d_only" and player == "discriminator")
     with torch.no_grad():
-        frozen = None if goes_through else steps_of(game, z)
+        frozen = None if goes_through else steps_of(game, z, chosen)
         torch.testing.assert_close(values["loss"].detach(), loss_of(game, batch, z, chosen, player, frozen))
         for parameter, gradient in zip(parameters, gradients):
             for index in range(parameter.numel()):
@@ -142,6 +143,31 @@ def test_an_undamped_share_and_normal_latents():
     normal = tiny_game(latent="normal", latent_step_size=50.0, latent_update="gradient")
     z = torch.randn(8, 3, dtype=F64)
     assert normal.optimise(z, None)[0].abs().max() > 3
+
+
+def test_share_of_the_elements():
+    """Half of each latent's elements take the step, others in every turn."""
+    game = tiny_game(latent_update="gradient")
+    assert game.latent_fraction == 0.5
+    moved = torch.zeros(500, 3)
+    for seed in range(2):
+        noise = Noise(torch.Generator().manual_seed(seed))
+        drawn = game.draw_latents(500, Noise(torch.Generator().manual_seed(seed)))
+        z, _ = game._optimised_latents(500, None, noise, through=False)
+        moved += z != drawn
+    assert 0.45 < (moved == 1).double().mean() < 0.55  # in one turn of the two
+    assert (moved == 0).any(1).double().mean() > 0.4
+
+
+def test_settings_of_the_paper():
+    """Of BigGAN-deep in section 5.2; of the small networks those of PyTorch-StudioGAN."""
+    names = ("latent_step_size", "latent_damping", "latent_cost", "latent_fraction")
+    with torch.device("meta"):
+        deep, small = create("logan"), create("logan", **SMALL)
+        own = create("logan", **SMALL, latent_damping=2.0, latent_cost=0.0, latent_fraction=1.0)
+    assert [getattr(deep, name) for name in names] == [0.9, 5.0, 300.0, 0.5]
+    assert [getattr(small, name) for name in names] == [0.9, 0.1, 0.1, 0.8]
+    assert [getattr(own, name) for name in names] == [0.9, 2.0, 0.0, 1.0]
 
 
 def test_parameter_counts_and_shapes():
