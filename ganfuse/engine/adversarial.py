@@ -260,12 +260,16 @@ class AdversarialGame(LatentGame):
         labels = self.draw_labels(len(batch), noise)
         fakes = self.draw_images(len(batch), labels, noise)
         fake_logits = self.discriminate(self.augmented(fakes, noise), labels)
+        return {"loss": self.generators_loss(fake_logits, batch, labels, noise)}
+
+    def generators_loss(self, fake_logits: Tensor, batch: Batch, labels: Tensor | None, noise: Noise) -> Tensor:
+        """The loss of these logits; one that is relativistic compares them with those of the real images."""
         if not self.loss.relativistic:
-            return {"loss": self.loss.generator(fake_logits)}
+            return self.loss.generator(fake_logits)
         with torch.no_grad():
             real = self.augmented(batch.images, noise)
             real_logits = self.discriminate(real, None if labels is None else self._real_labels(batch))
-        return {"loss": self.loss.generator(fake_logits, real_logits)}
+        return self.loss.generator(fake_logits, real_logits)
 
     def before_step(self, progress: Progress) -> None:
         if self.adaptive_augment is not None and progress.step > 1:

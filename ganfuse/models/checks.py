@@ -1,11 +1,11 @@
 """Checks of the arguments of models and of the inputs of their networks, with one wording for all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 __all__ = ["check_attention", "check_choice", "check_classes", "check_images", "check_labels", "check_latents"]
-__all__ += ["check_positive", "check_range", "check_resolution"]
+__all__ += ["check_positive", "check_range", "check_resolution", "check_unused"]
 
 
 def check_resolution(system: str, resolution: object, resolutions: Sequence[int]) -> None:
@@ -27,6 +27,13 @@ def check_range(least: float, most: float, **values: float) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             wanted = f"in [{least:g}, {most:g}]" if most < float("inf") else f"of at least {least:g}"
             raise ValueError(f"{key}: expected a number {wanted}, got {value!r}")
+
+
+def check_unused(system: str, options: Mapping[str, object], *keys: str) -> None:
+    """Raises ValueError for an option that the system's own losses would pass over in silence."""
+    for key in keys:
+        if options.get(key) is not None:
+            raise ValueError(f"{key}: {system} has losses of its own, which do not take it, got {options[key]!r}")
 
 
 def check_choice(key: str, value: object, choices: Sequence[str]) -> None:

@@ -35,6 +35,7 @@ from ganfuse.models.checks import (
     check_positive,
     check_range,
     check_resolution,
+    check_unused,
 )
 from ganfuse.models.layer_factory import LayerFactory
 from ganfuse.models.registry import register_model
@@ -64,7 +65,7 @@ class LOGANGame(BigGANGame):
             time. g is the gradient by those, the others stay where they are.
         latent_steps: steps in a row, each from where the last one ended.
         through: in whose loss gradients go through the step: "both", "d_only" or "none".
-        **options: see `BigGANGame`. `latent` is "uniform" unless it is given:
+        **options: see `BigGANGame`, but for `augment` and `replay`. `latent` is "uniform" unless it is given:
             z ~ U(-1, 1), and z′ is clipped to [-1, 1]; latents from a normal distribution are not clipped.
     """
 
@@ -83,6 +84,7 @@ class LOGANGame(BigGANGame):
         through: str = "both",
         **options: Any,
     ) -> None:
+        check_unused("LOGAN", options, "augment", "replay")
         check_choice("latent_update", latent_update, UPDATES)
         check_choice("through", through, THROUGH)
         check_range(0.0, float("inf"), latent_step_size=latent_step_size, latent_cost=latent_cost)
@@ -141,22 +143,21 @@ class LOGANGame(BigGANGame):
                 fakes = self.generate(z, labels).to(batch.images.dtype)
             both = None if labels is None or real_labels is None else torch.cat([real_labels, labels])
             real_logits, fake_logits = self.discriminate(torch.cat([batch.images, fakes]), both).chunk(2)
-        return {
-            "loss": self.loss.discriminator(real_logits, fake_logits) + self.latent_cost * cost,
-            "real_logits": real_logits.detach().float().mean(),
-            "fake_logits": fake_logits.detach().float().mean(),
-            "step_length": cost.detach().sqrt(),
-        }
+            values = {
+                "loss": self.loss.discriminator(real_logits, fake_logits) + self.latent_cost * cost,
+                "real_logits": real_logits.detach().float().mean(),
+                "fake_logits": fake_logits.detach().float().mean(),
+                "step_length": cost.detach().sqrt(),
+            }
+            return self.with_penalties(values, batch, fakes.detach(), labels, noise)
 
     def generator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         labels = self.draw_labels(len(batch), noise)
         with hold_spectral_norms(self):
             z, cost = self._optimised_latents(len(batch), labels, noise, through=self.through == "both")
             fake_logits = self.discriminate(self.generate(z, labels), labels)
-        return {
-            "loss": self.loss.generator(fake_logits) + self.latent_cost * cost,
-            "step_length": cost.detach().sqrt(),
-        }
+            loss = self.generators_loss(fake_logits, batch, labels, noise)
+        return {"loss": loss + self.latent_cost * cost, "step_length": cost.detach().sqrt()}
 
     def _optimised_latents(
         self, n: int, labels: Tensor | None, noise: Noise, *, through: bool

@@ -26,6 +26,7 @@ from ganfuse.models.checks import (
     check_positive,
     check_range,
     check_resolution,
+    check_unused,
 )
 from ganfuse.models.registry import register_model
 from ganfuse.models.residual_networks import FIRST, doublings
@@ -53,7 +54,7 @@ class UNetGANGame(BigGANGame):
             consistency with a weight that rises to 1 (the authors' code for CelebA); "none".
         warmup_epochs: over which the probability or the weight rises; 0: it is there from the beginning.
         consistency_weight: of the consistency; 0: the mixed images are there for the other losses alone.
-        **options: see `BigGANGame`.
+        **options: see `BigGANGame`, but for `augment` and `replay`. Gradient penalties are of logits of whole images.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class UNetGANGame(BigGANGame):
         check_choice("loss", loss, LOSSES)
         check_choice("cutmix", cutmix, CUTMIX)
         check_range(0.0, float("inf"), warmup_epochs=warmup_epochs, consistency_weight=consistency_weight)
+        check_unused("U-Net GAN", options, "augment", "replay")
         super().__init__(generator, discriminator, loss, **options)
         self.hinge = loss == "hinge"
         self.cutmix = cutmix
@@ -105,7 +107,8 @@ class UNetGANGame(BigGANGame):
             fakes = self.generate(self.draw_latents(len(batch), noise), fake_labels).to(batch.images.dtype)
         if not mixes:
             pixels, logits = self.judge(torch.cat([batch.images, fakes]), _joined(real_labels, fake_labels))
-            return self._plain_loss(*pixels.chunk(2), *logits.chunk(2))
+            plain = self._plain_loss(*pixels.chunk(2), *logits.chunk(2))
+            return self.with_penalties(plain, batch, fakes, fake_labels, noise)
         mask = self._mask(batch, noise)
         mixed = torch.lerp(fakes, batch.images, mask)
         labels = _joined(real_labels, fake_labels, real_labels)
@@ -120,7 +123,8 @@ class UNetGANGame(BigGANGame):
         if self.cutmix == "always":
             plain = self._plain_loss(real_pixels, fake_pixels, real_logits, fake_logits)
             values = {**plain, "loss": values["loss"] + plain["loss"]}
-        return {**values, "consistency": inconsistency.detach()}
+        values = {**values, "consistency": inconsistency.detach()}
+        return self.with_penalties(values, batch, fakes, fake_labels, noise)
 
     def generator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         labels = self.draw_labels(len(batch), noise)
@@ -191,7 +195,8 @@ def unet_gan(
     """U-Net GAN with the recipe for FFHQ at 256 px, which is unconditional, in batches of 20 (section 4.1).
 
     For COCO-Animals (10 classes, 128 px, batches of 80) the authors take ``generator_lr=5e-5, discriminator_lr=2e-4,
-    warmup_epochs=200``; for CelebA (128 px, batches of 50) the same rates and ``cutmix="always"``.
+    warmup_epochs=200``; for CelebA (128 px, batches of 50) the same rates, and by the script in their repository
+    (``train_celeba.sh``, which leaves out ``--slow_mixup``) ``cutmix="always", warmup_epochs=0``.
 
     Args:
         resolution: 32, 64, 128 or 256; the paper's are the last two.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ganfuse.engine.game import Batch
 from ganfuse.engine.noise import Noise
+from ganfuse.engine.replay_pool import ReplayPool
 from ganfuse.models import create, sn_cnn
 from ganfuse.models.logan import LOGANGame
 from tests.models import step_checks
@@ -170,6 +171,24 @@ def test_settings_of_the_paper():
     assert [getattr(own, name) for name in names] == [0.9, 2.0, 0.0, 1.0]
 
 
+def test_relativistic_loss_and_penalties():
+    options = {"latent_fraction": 1.0, "latent_cost": 2.0}
+    game = LOGANGame(TinyGenerator(), TinyDiscriminator(), "relativistic", r1_gamma=3.0, **options)
+    batch = Batch(torch.rand(4, 1, 1, 2, dtype=F64))
+    z = Noise(torch.Generator().manual_seed(0)).uniform(4, 3, dtype=F64) * 2 - 1
+    step = steps_of(game, z, torch.ones(4, 3))
+    fake, real = game.discriminator(game.generator((z + step).clamp(-1, 1))), game.discriminator(batch.images)
+    cost = 2.0 * step.square().sum(1).mean()
+    values = game.generator_loss(batch, Noise(torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(values["loss"], F.softplus(real - fake).mean() + cost)
+    leaf = batch.images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(game.discriminator(leaf).sum(), leaf)
+    penalty = 3.0 * 0.5 * slope.square().sum((1, 2, 3)).mean()
+    values = game.discriminator_loss(batch, Noise(torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(values["loss"], F.softplus(fake - real).mean() + cost + penalty)
+    torch.testing.assert_close(values["r1"], penalty)
+
+
 def test_parameter_counts_and_shapes():
     with torch.device("meta"):
         game = create("logan")
@@ -280,6 +299,12 @@ def test_a_step_is_the_same_in_all_backends(monkeypatch):
     game = create("logan", num_classes=2, **{**SMALL, "resolution": 8, "width": 1})
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert_backends_agree(game, Batch(images, torch.tensor([0, 1])), penalty=False)
+
+
+def test_refuses_options_that_its_losses_would_pass_over():
+    for options in ({"augment": "diffaugment"}, {"replay": ReplayPool(4, (1, 1, 2))}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}: LOGAN has losses of its own"):
+            tiny_game(**options)
 
 
 def test_refuses_what_it_is_not_made_for():

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ganfuse.engine.game import Batch
 from ganfuse.engine.noise import Noise, Shard
 from ganfuse.engine.optimizers import Adam
+from ganfuse.engine.replay_pool import ReplayPool
 from ganfuse.engine.schedules import Progress
 from ganfuse.models import biggan, create, unet_gan, unet_gan_networks
 from ganfuse.models.unet_gan_networks import decoder_widths
@@ -172,6 +173,36 @@ def test_losses_of_plain_batches(loss):
     assert game._loss(torch.tensor([2.0, 2.0]), torch.tensor([1.0, 0.0])) == game._loss(
         torch.tensor([-2.0, -2.0]), torch.tensor([0.0, 1.0])
     )
+
+
+@pytest.mark.parametrize("cutmix", ["none", "always"])
+def test_gradient_penalties_of_whole_images(cutmix):
+    """Beside the losses, or in a turn of their own."""
+    networks = game_of()
+    options = {"latent_dim": 5, "cutmix": cutmix, "warmup_epochs": 0.0}
+    plain, penalised, lazy = (
+        unet_gan.UNetGANGame(networks.generator, networks.discriminator, **options, **more).eval()
+        for more in ({}, {"r1_gamma": 3.0}, {"r1_gamma": 3.0, "penalty_interval": 4})
+    )
+    batch = batch_of(2)
+    images = batch.images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(plain.discriminate(images, None).sum(), images)
+    penalty = 3.0 * 0.5 * slope.square().sum((1, 2, 3)).mean()
+    losses = [
+        game.discriminator_loss(batch, Noise(torch.Generator().manual_seed(0)))["loss"]
+        for game in (plain, penalised, lazy)
+    ]
+    torch.testing.assert_close(losses[1], losses[0] + penalty)
+    torch.testing.assert_close(losses[2], losses[0])
+    assert [turn.second_order for turn in penalised.turns()] == [True, False]
+    assert [turn.name for turn in lazy.turns()] == ["discriminator", "penalty", "generator"]
+
+
+def test_refuses_options_that_its_losses_would_pass_over():
+    networks = game_of()
+    for options in ({"augment": "diffaugment"}, {"replay": ReplayPool(4, (1, 32, 32))}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}: U-Net GAN has losses of its own"):
+            unet_gan.UNetGANGame(networks.generator, networks.discriminator, latent_dim=5, **options)
 
 
 def test_schedules():
