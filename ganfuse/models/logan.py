@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ganfuse.engine.game import Batch, Turn, evaluation_mode
 from ganfuse.engine.layers import hold_spectral_norms
 from ganfuse.engine.noise import Noise
+from ganfuse.engine.precision import penalty_scale
 from ganfuse.engine.regularizers import input_gradient
 from ganfuse.models import biggan_deep, sn_cnn
 from ganfuse.models.biggan import RESOLUTIONS, layers_of
@@ -109,6 +110,9 @@ class LOGANGame(BigGANGame):
     ) -> tuple[Tensor, Tensor]:
         """z′ (B, D), and the cost: the mean over the batch of ‖Δz‖², Δz the sum of the steps before they are clipped.
 
+        Under float16's loss scaling g may overflow. Such latents stay where they are, since running statistics would
+        not recover from others; the cost is then not a number, by which `_with_cost` makes the optimiser skip the step.
+
         Args:
             z: latents (B, D).
             labels: (B,), if the game has classes.
@@ -117,11 +121,17 @@ class LOGANGame(BigGANGame):
         """
         moved = z.detach().requires_grad_()
         total = torch.zeros_like(z)
+        scaled = penalty_scale() != 1.0
+        overflow = torch.zeros((), dtype=torch.bool, device=z.device)
         for _ in range(self.latent_steps):
             scores = super().discriminate(super().generate(moved, labels), labels)
             (gradient,) = input_gradient(scores, [moved])
             if not through:
                 gradient = gradient.detach()
+            if scaled:
+                finite = gradient.isfinite().all(1, keepdim=True)
+                gradient = torch.where(finite, gradient, 0.0)
+                overflow = overflow | ~finite.all()
             if chosen is not None:
                 gradient = torch.where(chosen, gradient, 0.0)
             step = self.latent_step_size * gradient
@@ -131,7 +141,8 @@ class LOGANGame(BigGANGame):
             moved = moved + step.to(z.dtype)
             if self.latent == "uniform":
                 moved = moved.clamp(-1.0, 1.0)
-        return moved, total.square().sum(1).mean()
+        cost = total.square().sum(1).mean()
+        return moved, torch.where(overflow, torch.nan, cost) if scaled else cost
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         through = self.through != "none"
@@ -144,7 +155,7 @@ class LOGANGame(BigGANGame):
             both = None if labels is None or real_labels is None else torch.cat([real_labels, labels])
             real_logits, fake_logits = self.discriminate(torch.cat([batch.images, fakes]), both).chunk(2)
             values = {
-                "loss": self.loss.discriminator(real_logits, fake_logits) + self.latent_cost * cost,
+                "loss": self._with_cost(self.loss.discriminator(real_logits, fake_logits), cost),
                 "real_logits": real_logits.detach().float().mean(),
                 "fake_logits": fake_logits.detach().float().mean(),
                 "step_length": cost.detach().sqrt(),
@@ -157,7 +168,12 @@ class LOGANGame(BigGANGame):
             z, cost = self._optimised_latents(len(batch), labels, noise, through=self.through == "both")
             fake_logits = self.discriminate(self.generate(z, labels), labels)
             loss = self.generators_loss(fake_logits, batch, labels, noise)
-        return {"loss": loss + self.latent_cost * cost, "step_length": cost.detach().sqrt()}
+        return {"loss": self._with_cost(loss, cost), "step_length": cost.detach().sqrt()}
+
+    def _with_cost(self, loss: Tensor, cost: Tensor) -> Tensor:
+        loss = loss + self.latent_cost * cost
+        # A factor of 1, or one that makes all gradients NaN: see `optimise`.
+        return loss if penalty_scale() == 1.0 else loss * (0.0 * cost.detach() + 1.0)
 
     def _optimised_latents(
         self, n: int, labels: Tensor | None, noise: Noise, *, through: bool

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganfuse.engine import Trainer
 from ganfuse.engine.game import Batch
 from ganfuse.engine.noise import Noise
+from ganfuse.engine.precision import Precision
 from ganfuse.engine.replay_pool import ReplayPool
 from ganfuse.models import create, sn_cnn
 from ganfuse.models.logan import LOGANGame
@@ -187,6 +189,44 @@ def test_relativistic_loss_and_penalties():
     values = game.discriminator_loss(batch, Noise(torch.Generator().manual_seed(0)))
     torch.testing.assert_close(values["loss"], F.softplus(fake - real).mean() + cost + penalty)
     torch.testing.assert_close(values["r1"], penalty)
+
+
+@pytest.mark.parametrize("through", ["both", "none"])
+def test_a_step_that_overflows_is_taken_back(through):
+    """Of scaled gradients in float16: the latents stay, and no gradient is a number, so that the scale is halved."""
+    game = LOGANGame(TinyGenerator(), TinyDiscriminator(), latent_fraction=1.0, through=through).float()
+    batch = Batch(torch.rand(4, 1, 1, 2))
+    precision = Precision("fp16", torch.device("cpu"))
+
+    def overflow(gradient: Tensor) -> Tensor:
+        return torch.where(torch.arange(4)[:, None] == 1, torch.inf, gradient)
+
+    def spoil(module: nn.Module, args: tuple[Tensor]) -> None:
+        if args[0].is_leaf and args[0].requires_grad:  # latents before their step
+            args[0].register_hook(overflow)
+
+    game.generator.register_forward_pre_hook(spoil)
+    for player in ("discriminator", "generator"):
+        with precision.penalties(precision.scaler(player)):
+            z = torch.rand(4, 3)
+            moved, cost = game.optimise(z, None, through=through == "both")
+            assert moved.isfinite().all()
+            assert torch.equal(moved[1], z[1])
+            assert cost.isnan()
+            turn = next(turn for turn in game.turns() if turn.player == player)
+            loss = turn.loss(batch, Noise(torch.Generator().manual_seed(0)))["loss"]
+            parameters = list(game.get_submodule(player).parameters())
+            assert all(gradient.isnan().any() for gradient in torch.autograd.grad(loss, parameters))
+
+
+def test_trains_in_float16(tmp_path):
+    """The loss scaling begins so high that the first gradients of the latents overflow."""
+    game = create("logan", num_classes=3, **SMALL)
+    before = [p.detach().clone() for p in game.parameters()]
+    options = {"steps": 8, "batch_size": 4, "device": "cpu", "precision": "fp16", "progress": False, "sample_every": 0}
+    Trainer(game, ToyImages(1, 32), out=tmp_path / "run", **options).fit()
+    assert all(value.isfinite().all() for value in game.state_dict().values())
+    assert any(not torch.equal(p, old) for p, old in zip(game.parameters(), before))
 
 
 def test_parameter_counts_and_shapes():
