@@ -99,7 +99,7 @@ class AdversarialGame(LatentGame):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(generator, latent_dim=latent_dim, num_classes=num_classes, latent=latent)
-        if not isinstance(discriminator_steps, int) or discriminator_steps < 1:
+        if type(discriminator_steps) is not int or discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected a positive whole number, got {discriminator_steps!r}")
         self.penalties = {"r1": r1_gamma, "r2": r2_gamma, "wgan_gp": wgan_gp, "dragan": dragan}
         for key, weight in self.penalties.items():
@@ -115,8 +115,13 @@ class AdversarialGame(LatentGame):
         self.adaptive_augment = AdaptiveAugment() if augment == "ada" else None
         if not adam_eps >= 0.0:
             raise ValueError(f"adam_eps: expected a number of at least 0, got {adam_eps!r}")
-        if len(betas) != 2:
+        if not isinstance(betas, Sequence) or len(betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {betas!r}")
+        for key, rate in (("generator_lr", generator_lr), ("discriminator_lr", discriminator_lr)):
+            if not (isinstance(rate, int | float) and rate >= 0.0):
+                raise ValueError(f"{key}: expected a learning rate of at least 0, got {rate!r}")
+        if ema_decay is not None and not (isinstance(ema_decay, int | float) and 0.0 <= ema_decay < 1.0):
+            raise ValueError(f"ema_decay: expected 0 <= decay < 1 or None, got {ema_decay!r}")
         self.name = name
         self.config = config
         self.discriminator = discriminator
