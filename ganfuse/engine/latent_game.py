@@ -93,6 +93,8 @@ class LatentGame(Game):
         classes = getattr(data, "num_classes", None)
         if self.num_classes is not None and classes is not None and classes > self.num_classes:
             raise ValueError(f"num_classes: the data has {classes} classes, the game was made for {self.num_classes}")
+        if self.num_classes is not None and classes is not None and classes < 2 <= self.num_classes:
+            raise ValueError(f"num_classes: the data has no classes, the game was made for {self.num_classes}")
 
     def draw_latents(self, n: int, noise: Noise) -> Tensor:
         """z, (n, *latent_shape), on the generator's device. Drawn where `noise` lives, so that a CPU seed fits all."""

@@ -1,5 +1,7 @@
 """AdversarialGame: what its networks are shown, and what its turns return."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -160,6 +162,12 @@ def test_preview_puts_classes_into_columns():
         ({"num_classes": 3}, "neither network's forward has a second argument"),
         ({"betas": (0.0, 1.0)}, "betas: expected two numbers with 0 <= beta < 1"),
         ({"betas": (0.5,)}, "betas: expected two numbers"),
+        ({"betas": 0.5}, "betas: expected two numbers, got 0.5"),
+        ({"discriminator_steps": True}, "discriminator_steps: expected a positive whole number, got True"),
+        ({"discriminator_lr": -1.0}, "discriminator_lr: expected a learning rate of at least 0, got -1.0"),
+        ({"generator_lr": "fast"}, "generator_lr: expected a learning rate of at least 0, got 'fast'"),
+        ({"ema_decay": 2}, "ema_decay: expected 0 <= decay < 1 or None, got 2"),
+        ({"ema_decay": "none"}, "ema_decay: expected 0 <= decay < 1 or None, got 'none'"),
         ({"generator_lr": -1.0}, "lr: expected a learning rate of at least 0"),
         ({"ema_decay": 1.0}, "decay: expected 0 <= decay < 1"),
     ],
@@ -197,6 +205,15 @@ def test_images_of_the_wrong_shape_are_named():
         ValueError, match=r"generator: its images have shape \(6, 1, 8, 8\), those of the data \(6, 3, 8, 8\)"
     ):
         plain_game().discriminator_loss(Batch(torch.zeros(6, 3, SIZE, SIZE)), noise())
+
+
+def test_data_without_classes_for_a_game_with_classes():
+    """Refused before the training: every real image would have label 0, every generated one any."""
+    data = SimpleNamespace(num_classes=1)
+    with pytest.raises(ValueError, match="num_classes: the data has no classes, the game was made for 3"):
+        toy_game().check_data(data)
+    plain_game().check_data(data)
+    toy_game().check_data(SimpleNamespace(num_classes=2))
 
 
 def test_data_without_labels_for_a_game_with_classes():
