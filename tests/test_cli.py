@@ -62,6 +62,17 @@ def test_models() -> None:
     assert "32, 64, 128" in row
 
 
+def test_settings_of_a_model() -> None:
+    lines = run("models", "biggan").stdout.splitlines()
+    assert lines[0].startswith("biggan: wide residual networks")
+    assert lines[1].endswith("https://arxiv.org/abs/1809.11096")
+    assert "  orthogonal            0.0001" in lines
+    assert "  latent_dim            null" in lines
+    assert json.loads(run("models", "biggan", "--json").stdout)[0]["config"]["orthogonal"] == 1e-4
+    result = run("models", "bigan-deep")
+    assert (result.exit_code, "did you mean 'biggan-deep'" in result.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
