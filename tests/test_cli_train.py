@@ -162,6 +162,31 @@ def test_resume_goes_on_with_the_settings_of_the_run(tmp_path: Path) -> None:
     assert "is a run of sagan on digits, but data is fashion-mnist" in result.stderr
 
 
+def test_resume_begins_a_run_that_is_not_there_if_it_knows_which(tmp_path: Path) -> None:
+    """So that a job that may be restarted has one command."""
+    out = tmp_path / "run"
+    for step in (1, 2):
+        assert run("train", "sagan", "--out", out, "--resume", "--steps", step, *TINY).exit_code == 0
+    assert metrics_of(out)[-1]["step"] == 2
+
+
+def test_none_is_no_classes(tmp_path: Path) -> None:
+    assert train(tmp_path / "run", "--steps", 1, "--set", "num_classes=none").exit_code == 0
+    assert load_run(tmp_path / "run").num_classes is None
+    # A word where words are meant.
+    values, defaults = {"cutmix": "none", "ema_decay": "None", "width": 2}, {"cutmix": "always", "ema_decay": 0.9}
+    assert _settings.with_none(values, defaults) == {"cutmix": "none", "ema_decay": None, "width": 2}
+
+
+def test_a_folder_without_classes_is_not_for_a_model_with_classes(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    for index in range(4):
+        Image.new("L", (32, 32), 60 * index).save(tmp_path / "flat" / f"{index}.png")
+    arguments = ("--data", tmp_path / "flat", "--resolution", 32, "--steps", 1, "--out", tmp_path / "run")
+    result = run("train", *arguments, "--set", "num_classes=10", *TINY)
+    assert (result.exit_code, "the data has no classes, the game was made for 10" in result.stderr) == (2, True)
+
+
 def test_a_run_is_neither_overwritten_nor_mixed_up(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert train(out, "--steps", 1).exit_code == 0
@@ -206,7 +231,10 @@ def test_time_limit(tmp_path: Path) -> None:
         (["--device", "abacus"], "device"),
         (["--time-limit", "soon"], "expects a duration such as 90s, 10m or 1h30m, got 'soon'"),
         (["--config", "missing.yaml"], "missing.yaml: No such file"),
-        (["--resume", "--overwrite"], "resume: cannot be combined with overwrite"),
+        (["sagan", "--resume", "--overwrite"], "resume: cannot be combined with overwrite"),
+        (["--resume"], "--resume: there is no run in"),
+        (["--set", "betas=0.5"], "betas: expected two numbers, got 0.5"),
+        (["--set", "num_classes=10.5"], "num_classes: expected a whole number or None, got 10.5"),
     ],
 )
 def test_bad_input(arguments: list[str], message: str, tmp_path: Path) -> None:

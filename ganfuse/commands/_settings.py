@@ -56,6 +56,15 @@ def sort_settings(settings: Mapping[str, Any], *, trainer_keys: Iterable[str], g
     return result
 
 
+def with_none(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with None for "none", which is not YAML's word for it, unless the key's default is a word as well."""
+    words = [key for key, default in defaults.items() if isinstance(default, str)]
+    return {
+        key: None if isinstance(value, str) and value.lower() == "none" and key not in words else value
+        for key, value in values.items()
+    }
+
+
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """``["width=32", "betas=[0, 0.9]"]`` to a dict; values are YAML.
 

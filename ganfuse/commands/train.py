@@ -18,6 +18,7 @@ from ganfuse.commands._settings import (
     parse_duration,
     read_settings_file,
     sort_settings,
+    with_none,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +75,12 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the arithmetic.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that read images.", show_default="0")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Stop and save after this time, such as 90s or 10m.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with its settings.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in --out, with its settings; with MODEL, begin it if there is none."
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     assignments: Annotated[
         list[str] | None,
@@ -106,7 +112,8 @@ def train(
 
     Settings for --set and --config: those of the trainer (checkpoint_every, sample_every, log_every, num_samples, flip,
     kimg, accumulation, channels_last, on_nonfinite, deterministic, tensorboard...), of the data (channels,
-    on_bad_image) and of the model (width, generator_lr...). An unknown one is answered with the list.
+    on_bad_image) and of the model (width, generator_lr...; ganfuse models MODEL lists them). An unknown one is answered
+    with all.
 
     On several GPUs or machines: torchrun --nproc-per-node 8 -m ganfuse train ... . The batch is divided among them.
 
@@ -177,6 +184,11 @@ def _combine(chosen: dict[str, Any], *, resume: bool) -> dict[str, Any]:
                     hint=f"to go on with it: ganfuse train --out {_quoted(out)} --resume",
                 )
         subject = stored | chosen
+    elif resume and "model" not in chosen:
+        raise CommandError(
+            f"--resume: there is no run in {out}",
+            hint="where there may be none yet, name the model, too: ganfuse train MODEL --out RUN --resume",
+        )
     return subject | {"out": out}
 
 
@@ -206,6 +218,7 @@ def _train(
 
     info = model_info(str(flat["model"]))
     settings = sort_settings(flat, trainer_keys=option_names(), game_keys=info.config)
+    settings.game = with_none(settings.game, info.config)
     if threads is not None:
         torch.set_num_threads(threads)
     source, out = settings.subjects["data"], Path(settings.subjects["out"])
