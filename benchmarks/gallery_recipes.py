@@ -112,8 +112,8 @@ RECIPES: dict[str, Recipe] = {
     "biggan": Recipe(
         "BigGAN",
         "A tenth of the paper's width, pieces of 8 latents instead of 20, one step of each player instead of two of "
-        "the discriminator, batches of 32 instead of 2,048; larger learning rates and a shorter memory of Adam's second "
-        "moment and of the average. Truncated at 1.",
+        "the discriminator, batches of 32 instead of 2,048; larger learning rates and a shorter memory of Adam's "
+        "second moment and of the average. Truncated at 1.",
         steps=3000,
         train="--resolution 32 --batch-size 32 --set width=10 --set latent_dim=32 --set shared_features=32 "
         "--set discriminator_steps=1 --set generator_lr=4e-4 --set discriminator_lr=8e-4 --set betas=[0.0,0.99] "
