@@ -143,6 +143,18 @@ class DifferentiableOp:
             return tuple(getattr(torch.ops.ganfuse, self.name)(*inputs, *attributes))
         return cast(Tensors, self._functions[0].apply(attributes, *inputs))
 
+    def backward(
+        self, attributes: Any, needs: Needs, grad_output: Tensor, inputs: Tensors, state: Tensors
+    ) -> Gradients:
+        """The gradients of the inputs, differentiable in their turn: for who has computed the forward otherwise.
+
+        Only of ops that do not keep their output.
+        """
+        assert not self.keeps_output
+        return cast(
+            Gradients, self._functions[1].run(attributes, needs, grad_output, *inputs, *state)[: self.num_inputs]
+        )
+
     def implementation(self, attributes: Any) -> Implementation:
         return self.implementations[attributes.backend]
 

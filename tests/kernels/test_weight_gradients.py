@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ganfuse
 from ganfuse.kernels import autograd as doors
 from ganfuse.kernels import batch_norm_act, bias_act, instance_norm_act, spectral_normalize, weight_gradients
-from ganfuse.kernels.channel_norm import op as channel_norm
+from ganfuse.kernels.channel_norm.differentiable import CHANNEL_NORM
 from tests.kernels.derivative_checks import numbers
 
 SHAPE = (2, 3, 4, 4)
@@ -32,7 +32,7 @@ class CountOps(TorchDispatchMode):
 def asked(monkeypatch):
     """What the launchers of norms were asked for: of x, gain and bias; in the second backward, of grad_output first."""
     seen = []
-    implementation = channel_norm._channel_norm.implementations["eager"]
+    implementation = CHANNEL_NORM.implementations["eager"]
 
     def backward(attributes, needs, *rest):
         seen.append(needs[:3])
@@ -44,7 +44,7 @@ def asked(monkeypatch):
 
     fields = {name: getattr(implementation, name) for name in implementation.__dataclass_fields__}
     fields |= {"backward": backward, "double_backward": double_backward}
-    monkeypatch.setitem(channel_norm._channel_norm.implementations, "eager", doors.Implementation(**fields))
+    monkeypatch.setitem(CHANNEL_NORM.implementations, "eager", doors.Implementation(**fields))
     return seen
 
 

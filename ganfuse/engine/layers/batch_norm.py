@@ -39,11 +39,13 @@ class _BatchNormBase(InProcessGroup, NormAct2d, _NormBase):
 
     def _batch_norm(self, x: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
         momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        # Once each: modules look their tensors up in Python, which on small maps is a share of a layer's time.
+        batches = self.num_batches_tracked
+        if self.training and batches is not None:
+            batches.add_(1)
             if momentum is None:
                 # The average of all batches so far. (Reading the count waits for the device, as in PyTorch.)
-                momentum = 1.0 / float(self.num_batches_tracked)
+                momentum = 1.0 / float(batches)
         return batch_norm_act(
             x,
             gain,
@@ -52,8 +54,10 @@ class _BatchNormBase(InProcessGroup, NormAct2d, _NormBase):
             self.running_var,
             training=self.training,
             momentum=0.0 if momentum is None else momentum,
+            eps=self.eps,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
             process_group=self.process_group,
-            **self._options(),
         )
 
     def extra_repr(self) -> str:

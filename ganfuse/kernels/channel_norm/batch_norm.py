@@ -1,13 +1,16 @@
 """Batch normalisation + activation: public function, running statistics, groups of processes."""
 
+import math
 from typing import Any
 
 from torch import Tensor
 
+from ganfuse.kernels.channel_norm import native
 from ganfuse.kernels.channel_norm.allocation import Attributes
 from ganfuse.kernels.channel_norm.op import check_common, normalise
 from ganfuse.kernels.channel_norm.prologue import check_noise, check_parameter
 from ganfuse.kernels.channel_norm.running import RunningStatistics
+from ganfuse.kernels.channel_norm.small import taken
 
 _OP = "batch_norm_act"
 
@@ -54,29 +57,41 @@ def batch_norm_act(
     Raises:
         ValueError: shapes, types or devices do not fit; one value per channel in training; `backend` cannot run here.
     """
-    check_common(_OP, x, least_ndim=2, eps=eps, activation=activation, negative_slope=negative_slope)
-    check_parameter(_OP, "gain", gain, x)
-    check_parameter(_OP, "bias", bias, x)
+    kind = "batch" if training or running_mean is None else "given"
+    running = None
+    if training and running_mean is not None and running_var is not None:
+        running = RunningStatistics(running_mean, running_var, momentum)
+    # (In evaluation the running statistics are checked first.)
+    small = (
+        kind == "batch"
+        and noise is None
+        and noise_strength is None
+        and process_group is None
+        and type(momentum) is float
+        and 0.0 <= momentum <= 1.0
+        and taken(kind, backend, x, gain, bias, eps, activation, negative_slope)
+    )
+    if small and (running is not None or running_mean is running_var):
+        y = native.batch_norm(x, gain, bias, running, eps, activation, negative_slope)
+        if y is not None:
+            return y
+    check_common(_OP, x, gain, bias, least_ndim=2, eps=eps, activation=activation, negative_slope=negative_slope)
     check_parameter(_OP, "running_mean", running_mean, x, per_sample=False)
     check_parameter(_OP, "running_var", running_var, x, per_sample=False)
     check_noise(_OP, noise, noise_strength, x)
     if (running_mean is None) != (running_var is None):
         raise ValueError(f"{_OP}: running_mean and running_var must both be given, or neither")
-    if not isinstance(momentum, int | float) or not 0.0 <= momentum <= 1.0:
+    if not isinstance(momentum, (int, float)) or not 0.0 <= momentum <= 1.0:
         raise ValueError(f"{_OP}: momentum must be a number in [0, 1], got {momentum!r}")
-    taken = training or running_mean is None
-    group = _group_name(process_group) if taken else ""
-    if taken and not group and x.shape[0] * x[0, 0].numel() <= 1:
+    group = _group_name(process_group) if kind == "batch" else ""
+    if kind == "batch" and not group and x.shape[0] * math.prod(x.shape[2:]) <= 1:
         raise ValueError(f"{_OP}: in training more than one value per channel is needed, got x of {tuple(x.shape)}")
-    kind = "batch" if taken else "given"
     attributes = Attributes(kind, 1, float(eps), False, activation, float(negative_slope), group, "")
-    given = (None, None) if taken else (running_mean, running_var)
-    running = None
-    if training and running_mean is not None and running_var is not None:
-        running = RunningStatistics(running_mean, running_var, float(momentum))
+    mean, var = (None, None) if kind == "batch" else (running_mean, running_var)
     y, moments = normalise(
-        _OP, attributes, backend, x, gain, bias, None, *given,
+        _OP, attributes, backend, x, gain, bias, None, mean, var,
         noise=noise, noise_strength=noise_strength, running=running,
+        handed_back=small and (running is None or running.updated),
     )  # fmt: skip
     if running is not None and not running.updated:
         assert moments is not None

@@ -1,9 +1,12 @@
-"""Norms of small maps on CPUs whose statistics are of a sample, by PyTorch's own group normalisation and autograd.
+"""Norms of small maps on CPUs by PyTorch's own normalisation and autograd.
 
-A few tens of small operations and a Function of our own cost 150 to 250 µs a call. On maps of so few elements that
+A few tens of small operations and a Function of our own cost 150 to 400 µs a call. On maps of so few elements that
 these are most of the time PyTorch's fused normalisation is faster. It applies its statistics as A·x + B, which loses
 the digits that a mean far from zero takes: so a call is handed back, to be done in passes, if a mean turns out larger
-than some standard deviations. (Batch norm has no part in this: third derivatives of PyTorch's own are wrong.)
+than some standard deviations. Where PyTorch's derivatives are slow or wrong, `mended` has others.
+
+Calls are as `small.taken` wants them; None stands for one that is handed back. Each is one or two functions deep, for
+frames count here.
 """
 
 import math
@@ -12,112 +15,213 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfuse.kernels.channel_norm.allocation import Attributes, is_noisy
-from ganfuse.kernels.channel_norm.eager_maps import is_near, per_row
-from ganfuse.kernels.layout import is_channels_last
-from ganfuse.kernels.weight_gradients import functorch_is_active
+from ganfuse.kernels.channel_norm import mended
+from ganfuse.kernels.channel_norm.allocation import accumulator
+from ganfuse.kernels.channel_norm.eager_maps import per_row
+from ganfuse.kernels.channel_norm.running import RunningStatistics
 
-# Up to so many elements, NCHW and channels_last: measured, forward and backward, on a core with AVX-512.
-_MOST_ELEMENTS = {
-    "given": (1 << 19, 1 << 19),
-    "row": (1 << 18, 1 << 14),
-    "group": (1 << 22, 1 << 22),
-    "mix": (1 << 16, 1 << 14),
-}
+_Optional = Tensor | None
 # With |mean| ≤ 16σ, A·x + B has four bits less than A·(x − mean) + B.
 _LARGEST_MEAN = 16.0
 
 
-def takes(attributes: Attributes, inputs: tuple[Tensor | None, ...]) -> bool:
-    """Whether a call is small enough, and one that PyTorch has."""
-    x = inputs[0]
-    assert x is not None
-    plain = not attributes.process_group and not is_noisy(attributes, inputs)  # type: ignore[arg-type]
-    if not plain or x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu":
-        return False
-    most = _MOST_ELEMENTS.get(attributes.kind)
-    if most is None or not 0 < x.numel() <= most[is_channels_last(x)]:
-        return False
-    # Whether a mean is small is a question to numbers, which these do not have.
-    return not (torch.compiler.is_compiling() or functorch_is_active())
-
-
-def channel_norm(attributes: Attributes, inputs: tuple[Tensor | None, ...]) -> Tensor | None:
-    """The result; None for a mean far from zero."""
-    x, gain, bias, rho, mean, var = inputs[:6]
-    assert x is not None
-    x = x.contiguous(memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format)
-    gain = None if gain is None else gain.to(x.dtype)
-    bias = None if bias is None else bias.to(x.dtype)
-    inside = gain is not None and bias is not None and gain.ndim == bias.ndim == 1
-    weight, shift = (gain, bias) if inside and attributes.kind != "mix" else (None, None)
-    if attributes.kind == "given":
-        y = _given(attributes, x, weight, shift, mean, var)
-    elif attributes.kind == "mix":
-        y = _mix(attributes, x, rho)
-    else:
-        groups = x.shape[1] if attributes.kind == "row" else attributes.groups
-        y = _group(attributes, x, weight, shift, groups)
-    if y is None:
-        return None
-    if weight is None:
-        y = _affine(y, gain, bias)
-    return _activate(y, attributes)
-
-
-def _given(
-    attributes: Attributes,
+def batch_norm(
     x: Tensor,
-    weight: Tensor | None,
-    shift: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
+    gain: _Optional,
+    bias: _Optional,
+    running: RunningStatistics | None,
+    eps: float,
+    activation: str,
+    negative_slope: float,
+    *,
+    checked: bool = False,
 ) -> Tensor | None:
-    assert mean is not None
-    assert var is not None
-    # Copies, so that the graph does not mind if the buffers move on.
-    mean, var = (t.detach().to(x.dtype, copy=True) for t in (mean, var))
-    if not is_near(mean, torch.rsqrt(var + attributes.eps), _LARGEST_MEAN):
+    """In training. `running` may have been moved even if None comes back, and knows it.
+
+    Args:
+        checked: whether running statistics are known to be right, and that there is more than one value per channel.
+    """
+    dtype, channels = x.dtype, x.shape[1]
+    usual = running is not None and running.is_usual(accumulator(dtype), channels)
+    if not (checked or ((usual or running is None) and x.numel() > channels)):
         return None
-    return torch.native_batch_norm(x, weight, shift, mean, var, False, 0.0, attributes.eps)[0]
+    weight, shift = gain, bias
+    if gain is None or gain.ndim == 1:
+        gain = bias = None
+    else:
+        weight = shift = None
+    if dtype == torch.bfloat16:
+        x, weight, shift = _widened(x, weight, shift, gain is not None or activation == "silu")
+    if running is None:
+        y, mean, rstd = torch.native_batch_norm(x, weight, shift, None, None, True, 0.0, eps)
+    elif usual:
+        # The graph keeps the buffers, and never reads them: as `data` it does not mind that later calls move them.
+        y, mean, rstd = torch.native_batch_norm(
+            x, weight, shift, running.mean.data, running.var.data, True, running.momentum, eps
+        )
+        running.was_written()
+    else:
+        # All of the way from anywhere is the batch's own mean, and its unbiased variance.
+        moments = x.new_zeros((2, channels), dtype=accumulator(dtype))
+        y, mean, rstd = torch.native_batch_norm(x, weight, shift, moments[0], moments[1], True, 1.0, eps)
+        running.update(moments)
+    ratio = mean * rstd
+    # The sum of squares costs less than the largest, and most often says enough.
+    if not (ratio.dot(ratio).item() <= _LARGEST_MEAN**2 or ratio.abs().max().item() <= _LARGEST_MEAN):
+        return None
+    if y.requires_grad:
+        mended.mend_batch_norm(y, x)
+    if gain is None and activation == "none":
+        return y
+    return _finished(y, gain, bias, activation, negative_slope, dtype)
 
 
-def _group(
-    attributes: Attributes, x: Tensor, weight: Tensor | None, shift: Tensor | None, groups: int
+def _widened(x: Tensor, weight: _Optional, shift: _Optional, needed: bool) -> tuple[Tensor, _Optional, _Optional]:
+    """What takes the place of a bfloat16 x, weight and shift."""
+    if needed:
+        # Rounded where a gain or a curve follows, values would not be what they are in the definition, or change sides.
+        return x.float(), weight, shift
+    if weight is None:
+        # With a weight in float32 statistics are in float32, too.
+        weight = x.new_ones(x.shape[1], dtype=torch.float32)
+        shift = torch.zeros_like(weight)
+    return x, weight, shift
+
+
+def evaluated_batch_norm(
+    x: Tensor,
+    gain: _Optional,
+    bias: _Optional,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    activation: str,
+    negative_slope: float,
 ) -> Tensor | None:
-    batch, channels, height, width = x.shape
-    # The variance of N' for that of N: v·N/N' + eps = (v + eps·N'/N)·N/N'.
-    count = x.numel() // (batch * groups)
-    rest = (max(count - 1, 1) if attributes.unbiased else count) / count
-    if rest != 1.0:
-        root = math.sqrt(rest)
-        weight = x.new_full((channels,), root) if weight is None else weight * root
-    y, mean, rstd = torch.native_group_norm(
-        x, weight, shift, batch, channels, height * width, groups, attributes.eps * rest
-    )
-    return y if is_near(mean.detach(), rstd.detach(), _LARGEST_MEAN) else None
+    """By running statistics."""
+    dtype = x.dtype
+    wide = accumulator(dtype)
+    # Copies, so that the graph does not mind if the buffers move on.
+    mean, var = (t.detach().to(wide, copy=True) for t in (mean, var))
+    if not _is_near(mean, torch.rsqrt(var + eps)):
+        return None
+    weight, shift = gain, bias
+    if gain is None or gain.ndim == 1:
+        gain = bias = None
+    else:
+        weight = shift = None
+    if dtype == torch.bfloat16:
+        x, weight, shift = _widened(x, weight, shift, gain is not None or activation == "silu")
+    y = torch.native_batch_norm(x, weight, shift, mean, var, False, 0.0, eps)[0]
+    if x.dtype == torch.bfloat16 and y.requires_grad:
+        mended.mend_batch_norm(y, x)
+    return _finished(y, gain, bias, activation, negative_slope, dtype)
 
 
-def _mix(attributes: Attributes, x: Tensor, rho: Tensor | None) -> Tensor | None:
-    assert rho is not None
-    of_sample = _group(attributes, x, None, None, 1)
+def instance_norm(
+    x: Tensor, gain: _Optional, bias: _Optional, eps: float, unbiased: bool, activation: str, negative_slope: float
+) -> Tensor | None:
+    """As a group norm of as many groups as channels, whose rows are faster copied than read across."""
+    channels = x.shape[1]
+    if x.is_contiguous():
+        return group_norm(x, channels, gain, bias, eps, unbiased, activation, negative_slope)
+    packed = x.contiguous()
+    if packed.requires_grad:
+        packed.register_hook(_to_channels_last)  # type: ignore[no-untyped-call]
+    y = group_norm(packed, channels, gain, bias, eps, unbiased, activation, negative_slope)
+    return None if y is None else _to_channels_last(y)
+
+
+def _to_channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def group_norm(
+    x: Tensor,
+    groups: int,
+    gain: _Optional,
+    bias: _Optional,
+    eps: float,
+    unbiased: bool,
+    activation: str,
+    negative_slope: float,
+) -> Tensor | None:
+    """Statistics of groups of channels of a sample."""
+    dtype = x.dtype
+    weight, shift = gain, bias
+    if gain is None or gain.ndim == 1:
+        gain = bias = None
+    else:
+        weight = shift = None
+    if dtype == torch.bfloat16:
+        x, weight, shift = _widened(x, weight, shift, gain is not None or activation == "silu")
+    y = _standardised(x, groups, weight, shift, eps, unbiased)
+    if y is None or (gain is None and activation == "none"):
+        return y
+    return _finished(y, gain, bias, activation, negative_slope, dtype)
+
+
+def layer_instance_norm(
+    x: Tensor,
+    rho: Tensor,
+    gain: _Optional,
+    bias: _Optional,
+    eps: float,
+    unbiased: bool,
+    activation: str,
+    negative_slope: float,
+) -> Tensor | None:
+    """AdaLIN and ILN."""
+    dtype = x.dtype
+    x = x.to(accumulator(dtype))
+    of_sample = _standardised(x, 1, None, None, eps, unbiased)
     if of_sample is None:
         return None
-    of_row = _group(attributes, x, None, None, x.shape[1])
-    return None if of_row is None else torch.lerp(of_sample, of_row, per_row(rho.to(x.dtype)))
+    of_row = _standardised(x, x.shape[1], None, None, eps, unbiased)
+    if of_row is None:
+        return None
+    y = torch.lerp(of_sample, of_row, per_row(rho.to(x.dtype)))
+    return _finished(y, gain, bias, activation, negative_slope, dtype)
 
 
-def _affine(y: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
-    if gain is not None and bias is not None and is_channels_last(y):
-        return torch.addcmul(per_row(bias), y, per_row(gain))
-    y = y if gain is None else y * per_row(gain)
-    return y if bias is None else y + per_row(bias)
+def _standardised(
+    x: Tensor, groups: int, weight: _Optional, shift: _Optional, eps: float, unbiased: bool
+) -> Tensor | None:
+    batch, channels, height, width = x.shape
+    if unbiased:
+        # The variance of N' for that of N: v·N/N' + eps = (v + eps·N'/N)·N/N'.
+        count = x.numel() // (batch * groups)
+        rest = max(count - 1, 1) / count
+        eps *= rest
+        root = math.sqrt(rest)
+        weight = root * (x.new_ones(channels, dtype=accumulator(x.dtype)) if weight is None else weight)
+    y, mean, rstd = torch.native_group_norm(x, weight, shift, batch, channels, height * width, groups, eps)
+    if not _is_near(mean.data, rstd.data):
+        return None
+    if y.requires_grad:
+        mended.mend_group_norm(y, x)
+    return y
 
 
-def _activate(z: Tensor, attributes: Attributes) -> Tensor:
-    """As in the definition, but keeping z, not the result, which may be changed in place."""
-    if attributes.activation == "relu":
-        return F.threshold(z, 0.0, 0.0)
-    if attributes.activation == "leaky_relu":
-        return F.leaky_relu(z, attributes.negative_slope)
-    return F.silu(z) if attributes.activation == "silu" else z
+def _is_near(mean: Tensor, rstd: Tensor) -> bool:
+    """Whether every mean is at most `_LARGEST_MEAN` standard deviations from zero."""
+    ratio = (mean * rstd).view(-1)
+    return ratio.dot(ratio).item() <= _LARGEST_MEAN**2 or ratio.abs().max().item() <= _LARGEST_MEAN
+
+
+def _finished(
+    y: Tensor, gain: _Optional, bias: _Optional, activation: str, negative_slope: float, dtype: torch.dtype
+) -> Tensor:
+    """act(gain·y + bias). The graph keeps what the activation gets, not the result, which may be changed in place."""
+    if gain is not None and bias is not None:
+        if y.is_contiguous():
+            y = y * gain[..., None, None] + bias[..., None, None]
+        else:
+            y = torch.addcmul(per_row(bias), y, per_row(gain))
+    if activation == "relu":
+        y = torch.threshold(y, 0.0, 0.0)
+    elif activation == "leaky_relu":
+        y = F.leaky_relu(y, negative_slope)
+    elif activation == "silu":
+        y = F.silu(y)
+    return y if y.dtype == dtype else y.to(dtype)

@@ -1,28 +1,38 @@
-"""Checks, choice of the backend, and the differentiable op behind all channel norms."""
+"""Checks, and the choice of the backend and form, of all channel norms."""
 
-import importlib
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ganfuse.kernels.autograd import DifferentiableOp, Implementation
-from ganfuse.kernels.backend import current_backend, resolve_backend
-from ganfuse.kernels.channel_norm import algebra, configs, eager, native, reference
-from ganfuse.kernels.channel_norm.allocation import INPUTS, Attributes, accumulator
-from ganfuse.kernels.channel_norm.prologue import Prologue, check_activation
+from ganfuse.kernels.backend import resolve_backend
+from ganfuse.kernels.channel_norm import algebra, configs, eager, native, reference, small
+from ganfuse.kernels.channel_norm.allocation import Attributes, accumulator
+from ganfuse.kernels.channel_norm.differentiable import CHANNEL_NORM
+from ganfuse.kernels.channel_norm.prologue import Prologue, check_activation, check_parameter
 from ganfuse.kernels.channel_norm.running import RunningStatistics, UpdatingAttributes
 from ganfuse.kernels.checks import check_nonempty, check_tensor
 
 
-def check_common(op: str, x: Tensor, *, least_ndim: int, eps: float, activation: str, negative_slope: float) -> None:
+def check_common(
+    op: str,
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    *,
+    least_ndim: int,
+    eps: float,
+    activation: str,
+    negative_slope: float,
+) -> None:
     """Raise ValueError for what all norms refuse."""
     check_tensor(op, "x", x, least_ndim=least_ndim)
     check_nonempty(op, "x", x)
     if isinstance(eps, Tensor) or not (math.isfinite(eps) and eps >= 0):
         raise ValueError(f"{op}: eps must be a finite number of at least 0, got {eps!r}")
     check_activation(op, activation, negative_slope)
+    check_parameter(op, "gain", gain, x)
+    check_parameter(op, "bias", bias, x)
 
 
 def normalise(
@@ -40,22 +50,29 @@ def normalise(
     noise_strength: Tensor | None = None,
     prologue: Prologue | None = None,
     running: RunningStatistics | None = None,
+    handed_back: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The normalised x and, of a batch norm, its `moments`; inputs are checked already.
 
     Args:
         running: to update in a launch of the forward's own, where the backend and the moment allow it.
+        handed_back: whether PyTorch's own normalisation has refused the call.
     """
     shape = x.shape
+    if len(shape) != 4:
+        x = x.reshape(*shape[:2], -1, 1)
+        noise = None if noise is None else noise.reshape(noise.shape[0], 1, -1, 1)
+    if noise is None and prologue is None and not handed_back and not attributes.process_group:
+        y = _of_other_small(attributes, backend, x, gain, bias, rho, mean, var, running)
+        if y is not None:
+            return y.reshape(shape), None
     prologue_bias = None
     if prologue is not None:
         noise, noise_strength, prologue_bias, name, slope = prologue
         attributes = attributes._replace(prologue=name, prologue_slope=float(slope))
-    if x.ndim != 4:
-        x = x.reshape(*shape[:2], -1, 1)
-        noise = None if noise is None else noise.reshape(noise.shape[0], 1, -1, 1)
+        if len(shape) != 4 and noise is not None:
+            noise = noise.reshape(noise.shape[0], 1, -1, 1)
     inputs = (x, gain, bias, rho, mean, var, noise, noise_strength, prologue_bias)
-    asked = current_backend() if backend is None else backend
     chosen = resolve_backend(
         op,
         backend,
@@ -63,19 +80,45 @@ def normalise(
         triton=lambda: configs.unsupported(attributes, x),
         eager=lambda: eager.unsupported(x),
     )
-    y = moments = None
-    if chosen == "eager" and asked == "auto" and native.takes(attributes, inputs):
-        y = native.channel_norm(attributes, inputs)
-    if y is None and chosen == "reference":
+    if chosen == "reference":
         y, moments = reference.channel_norm(attributes, *inputs), None
         if attributes.kind == "batch":
             moments = _batch_moments(attributes, x)
-    elif y is None:
+    else:
         attributes = attributes._replace(backend=chosen)
         if running is not None and chosen == "triton" and running.may_be_written(x):
             attributes = UpdatingAttributes.of(attributes, running)
-        y, _, moments = _channel_norm.with_state(attributes, *inputs)
+        y, _, moments = CHANNEL_NORM.with_state(attributes, *inputs)
     return (y if y.shape == shape else y.reshape(shape)), moments
+
+
+def _of_other_small(
+    attributes: Attributes,
+    backend: str | None,
+    x: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    rho: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    running: RunningStatistics | None,
+) -> Tensor | None:
+    """The result, of a small call on a CPU that is not as most are, but can be made so; None of others."""
+    kind, eps, unbiased = attributes.kind, attributes.eps, attributes.unbiased
+    made = small.arranged(kind, x, gain, bias)
+    options = attributes.activation, attributes.negative_slope
+    if made is None or not small.taken(kind, backend, *made, eps, *options):
+        return None
+    x, gain, bias = made
+    if kind == "batch":
+        return native.batch_norm(x, gain, bias, running, eps, *options, checked=True)
+    if mean is not None and var is not None:
+        return native.evaluated_batch_norm(x, gain, bias, mean, var, eps, *options)
+    if rho is not None:
+        return native.layer_instance_norm(x, rho, gain, bias, eps, unbiased, *options)
+    if kind == "row":
+        return native.instance_norm(x, gain, bias, eps, unbiased, *options)
+    return native.group_norm(x, attributes.groups, gain, bias, eps, unbiased, *options)
 
 
 @torch.no_grad()
@@ -84,36 +127,3 @@ def _batch_moments(attributes: Attributes, x: Tensor) -> Tensor:
     mean = wide.mean((2, 3))
     squares = (wide - mean[..., None, None]).square().sum((2, 3))
     return algebra.forward(attributes, mean, squares, x.shape[2] * x.shape[3], (x, *(None,) * 5))[1]
-
-
-def _triton() -> Any:
-    # Importing Triton costs half a second, and is impossible on some machines: only who launches pays.
-    return importlib.import_module("ganfuse.kernels.channel_norm.triton")
-
-
-class _Implementations(dict[str, Implementation]):
-    """By backend; Triton's on first use."""
-
-    def __missing__(self, backend: str) -> Implementation:
-        if backend != "triton":
-            raise KeyError(backend)
-        self[backend] = _triton().IMPLEMENTATION
-        return self[backend]
-
-
-def _reference(attributes: Attributes, *inputs: Any) -> Tensor:
-    return reference.channel_norm(attributes, *inputs)
-
-
-_channel_norm = DifferentiableOp(
-    "channel_norm",
-    INPUTS,
-    Attributes,
-    _Implementations(eager=eager.IMPLEMENTATION),
-    _reference,
-    num_state=2,
-    num_notes=0,
-    optional=INPUTS[1:],
-    weights={"gain": 1, "bias": 1, "rho": 1, "noise_strength": 1, "prologue_bias": 1},
-    keeps_output=False,
-)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ganfuse.kernels.checks import check_tensor, has_shape
+from ganfuse.kernels.precision import SUPPORTED_DTYPES
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "silu")
 
@@ -40,16 +41,29 @@ def check_activation(op: str, activation: str, negative_slope: float, *, of: str
         raise ValueError(f"{op}: {of}negative_slope must be a finite number, got {negative_slope!r}")
 
 
+def is_parameter(value: object, x: Tensor, *, per_sample: bool = True) -> bool:
+    """Whether `value` is a tensor (C,), or (B, C) if `per_sample`, on x's device."""
+    if not isinstance(value, Tensor) or value.dtype not in SUPPORTED_DTYPES or value.device != x.device:
+        return False
+    # Ranks first: (B, C) with (C,) would ask whether B = C, and an export whose batch is dynamic may not ask that.
+    shape = value.shape
+    if len(shape) == 1:
+        return shape[0] == x.shape[1]
+    return per_sample and len(shape) == 2 and shape == x.shape[:2]
+
+
 def check_parameter(
     op: str, name: str, value: object, x: Tensor, *, per_sample: bool = True, required: bool = False
 ) -> None:
     """Raise ValueError unless `value` is (C,), (B, C) if `per_sample`, or None if not `required`; on x's device."""
+    if value is None and not required:
+        return
+    if is_parameter(value, x, per_sample=per_sample):
+        return
     batch, channels = x.shape[:2]
     shapes = ((channels,), (batch, channels)) if per_sample else ((channels,),)
     if value is None:
-        if required:
-            raise ValueError(f"{op}: {name} must be a tensor of shape {' or '.join(map(str, shapes))}, got None")
-        return
+        raise ValueError(f"{op}: {name} must be a tensor of shape {' or '.join(map(str, shapes))}, got None")
     check_tensor(op, name, value)
     assert isinstance(value, Tensor)
     if not has_shape(value, *shapes):

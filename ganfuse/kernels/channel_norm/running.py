@@ -12,12 +12,19 @@ class RunningStatistics:
 
     Attributes:
         mean, var: (C,). momentum: in ``running += momentum · (batch − running)``.
-        updated: whether a launcher has done it.
+        updated: whether it has been done.
     """
 
     def __init__(self, mean: Tensor, var: Tensor, momentum: float) -> None:
         self.mean, self.var, self.momentum = mean, var, momentum
         self.updated = False
+
+    def is_usual(self, dtype: torch.dtype, channels: int) -> bool:
+        """Whether both are plain (C,) tensors of that type on a CPU."""
+        mean, var = self.mean, self.var
+        if type(mean) is not Tensor or type(var) is not Tensor or not (mean.dtype == dtype == var.dtype):
+            return False
+        return mean.shape == (channels,) and var.shape == (channels,) and mean.is_cpu and var.is_cpu
 
     def may_be_written(self, x: Tensor) -> bool:
         """Whether a kernel of the forward of x may do it.
@@ -32,6 +39,7 @@ class RunningStatistics:
 
     def update(self, moments: Tensor) -> None:
         """By `moments`, the (3, C) of `allocation.fake_forward`."""
+        self.updated = True
         mean, var = self.mean, self.var
         with torch.no_grad():
             if mean.dtype != moments.dtype or var.dtype != moments.dtype:
@@ -43,8 +51,7 @@ class RunningStatistics:
     def was_written(self) -> None:
         """To be called by who wrote the buffers behind autograd's back."""
         self.updated = True
-        for buffer in (self.mean, self.var):
-            torch.autograd.graph.increment_version(buffer)
+        torch.autograd.graph.increment_version((self.mean, self.var))
 
 
 class UpdatingAttributes(Attributes):

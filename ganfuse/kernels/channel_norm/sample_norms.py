@@ -2,9 +2,11 @@
 
 from torch import Tensor
 
+from ganfuse.kernels.channel_norm import native
 from ganfuse.kernels.channel_norm.allocation import Attributes
 from ganfuse.kernels.channel_norm.op import check_common, normalise
 from ganfuse.kernels.channel_norm.prologue import Prologue, check_noise, check_parameter, check_prologue
+from ganfuse.kernels.channel_norm.small import taken
 
 
 def instance_norm_act(
@@ -41,14 +43,32 @@ def instance_norm_act(
         ValueError: shapes, types or devices do not fit, or `backend` cannot run here.
     """
     op = "instance_norm_act"
-    check_common(op, x, least_ndim=3, eps=eps, activation=activation, negative_slope=negative_slope)
-    check_parameter(op, "gain", gain, x)
-    check_parameter(op, "bias", bias, x)
-    check_noise(op, noise, noise_strength, x)
-    check_prologue(op, prologue, noise, x)
+    small = (
+        noise is None
+        and noise_strength is None
+        and prologue is None
+        and taken("row", backend, x, gain, bias, eps, activation, negative_slope)
+    )
+    if small:
+        y = native.instance_norm(x, gain, bias, eps, unbiased, activation, negative_slope)
+        if y is not None:
+            return y
+    else:
+        check_common(op, x, gain, bias, least_ndim=3, eps=eps, activation=activation, negative_slope=negative_slope)
+        check_noise(op, noise, noise_strength, x)
+        check_prologue(op, prologue, noise, x)
     attributes = Attributes("row", 1, float(eps), bool(unbiased), activation, float(negative_slope), "", "")
     return normalise(
-        op, attributes, backend, x, gain, bias, noise=noise, noise_strength=noise_strength, prologue=prologue
+        op,
+        attributes,
+        backend,
+        x,
+        gain,
+        bias,
+        handed_back=small,
+        noise=noise,
+        noise_strength=noise_strength,
+        prologue=prologue,
     )[0]
 
 
@@ -88,13 +108,23 @@ def layer_instance_norm_act(
         ValueError: shapes, types or devices do not fit, or `backend` cannot run here.
     """
     op = "layer_instance_norm_act"
-    check_common(op, x, least_ndim=3, eps=eps, activation=activation, negative_slope=negative_slope)
+    small = (
+        noise is None
+        and noise_strength is None
+        and taken("mix", backend, x, gain, bias, eps, activation, negative_slope)
+    )
     check_parameter(op, "rho", rho, x, per_sample=False, required=True)
-    check_parameter(op, "gain", gain, x)
-    check_parameter(op, "bias", bias, x)
-    check_noise(op, noise, noise_strength, x)
+    if small:
+        y = native.layer_instance_norm(x, rho, gain, bias, eps, unbiased, activation, negative_slope)
+        if y is not None:
+            return y
+    else:
+        check_common(op, x, gain, bias, least_ndim=3, eps=eps, activation=activation, negative_slope=negative_slope)
+        check_noise(op, noise, noise_strength, x)
     attributes = Attributes("mix", 1, float(eps), bool(unbiased), activation, float(negative_slope), "", "")
-    return normalise(op, attributes, backend, x, gain, bias, rho, noise=noise, noise_strength=noise_strength)[0]
+    return normalise(
+        op, attributes, backend, x, gain, bias, rho, handed_back=small, noise=noise, noise_strength=noise_strength
+    )[0]
 
 
 def group_norm_act(
@@ -127,11 +157,21 @@ def group_norm_act(
         ValueError: shapes, types or devices do not fit, num_groups does not divide C, or `backend` cannot run here.
     """
     op = "group_norm_act"
-    check_common(op, x, least_ndim=2, eps=eps, activation=activation, negative_slope=negative_slope)
+    small = (
+        noise is None
+        and noise_strength is None
+        and taken("group", backend, x, gain, bias, eps, activation, negative_slope)
+    )
+    if small and type(num_groups) is int and num_groups >= 1 and x.shape[1] % num_groups == 0:
+        y = native.group_norm(x, num_groups, gain, bias, eps, False, activation, negative_slope)
+        if y is not None:
+            return y
+    if not small:
+        check_common(op, x, gain, bias, least_ndim=2, eps=eps, activation=activation, negative_slope=negative_slope)
+        check_noise(op, noise, noise_strength, x)
     if isinstance(num_groups, bool) or not isinstance(num_groups, int) or num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(f"{op}: num_groups must be a positive divisor of C = {x.shape[1]}, got {num_groups!r}")
-    check_parameter(op, "gain", gain, x)
-    check_parameter(op, "bias", bias, x)
-    check_noise(op, noise, noise_strength, x)
     attributes = Attributes("group", num_groups, float(eps), False, activation, float(negative_slope), "", "")
-    return normalise(op, attributes, backend, x, gain, bias, noise=noise, noise_strength=noise_strength)[0]
+    return normalise(
+        op, attributes, backend, x, gain, bias, handed_back=small, noise=noise, noise_strength=noise_strength
+    )[0]
