@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfuse.kernels import batch_norm_act, instance_norm_act, layer_instance_norm_act
+from ganfuse.kernels import batch_norm_act, group_norm_act, instance_norm_act, layer_instance_norm_act
 
 Norm = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+GROUPS = 4
 
 
 def _per(v: Tensor) -> Tensor:
@@ -29,6 +30,33 @@ def conditional_batch_norm(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -
     """BigGAN-PyTorch's ccbn, and the ReLU behind it."""
     y = F.batch_norm(x, *running_statistics(x), None, None, True, 0.1, 1e-5)
     return F.relu(y * _per(gain) + _per(bias))
+
+
+def ours_batch_norm(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
+    return batch_norm_act(x, gain, bias, *running_statistics(x), training=True, activation="relu")
+
+
+def batch_norm(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
+    """A batch norm with a gain and bias for each channel, and the ReLU behind it."""
+    return batch_norm_relu(x, gain, bias)
+
+
+def ours_group_norm(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
+    return group_norm_act(x, GROUPS, gain, bias, activation="relu")
+
+
+def group_norm(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
+    """A group norm with a gain and bias for each channel, and the ReLU behind it."""
+    return F.relu(F.group_norm(x, GROUPS, gain, bias))
+
+
+def ours_instance_norm(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
+    return instance_norm_act(x, None, None, activation="relu")
+
+
+def instance_norm(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:
+    """An instance norm without gain and bias, and the ReLU behind it."""
+    return instance_norm_relu(x)
 
 
 def ours_adain(x: Tensor, gain: Tensor, bias: Tensor, rho: Tensor) -> Tensor:

@@ -5,8 +5,12 @@ from ganfuse.bench import records
 
 
 def test_measures_what_is_right_and_reports_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(norms_cpu, "SHAPES", ((2, 4, 4),))
-    cases = [norms_cpu.Case(norm, (2, 4, 4), "nchw", passes) for norm in norms_cpu.NORMS for passes in norms_cpu.PASSES]
+    cases = [
+        norms_cpu.Case(norm, (2, 4, 4), "nchw", passes, dtype)
+        for norm in norms_cpu.NORMS
+        for passes in norms_cpu.PASSES
+        for dtype in norms_cpu.TYPES
+    ]
     monkeypatch.setattr(norms_cpu, "CASES", cases)
     out = tmp_path / "norms.jsonl"
     arguments = ["--out", str(out), "--rounds", "2", "--seconds", "0.001"]
@@ -15,9 +19,10 @@ def test_measures_what_is_right_and_reports_it(tmp_path, monkeypatch, capsys):
     assert torch.get_num_threads() == threads == 1
     rows = [row for row in records.read(out) if row["kind"] == "row"]
     assert [row["case"] for row in rows] == [case.name for case in cases]
-    assert all(row["ratio"] > 0 and row["error"] < 1e-5 for row in rows)
+    most = {"float32": 1e-5, "bfloat16": 0.1}
+    assert all(row["ratio"] > 0 and row["error"] < most[row["dtype"]] for row in rows)
     table = capsys.readouterr().out
-    assert "| adalin+relu | 2×4×4×4 | nchw | forward+backward+second |" in table
+    assert "| adalin+relu | 2×4×4×4 | nchw | float32 | forward+backward+second |" in table
     # Again: nothing is left to do.
     before = out.read_bytes()
     assert norms_cpu.main(arguments) == 0

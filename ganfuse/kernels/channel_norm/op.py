@@ -116,9 +116,8 @@ def _of_other_small(
         return native.evaluated_batch_norm(x, gain, bias, mean, var, eps, *options)
     if rho is not None:
         return native.layer_instance_norm(x, rho, gain, bias, eps, unbiased, *options)
-    if kind == "row":
-        return native.instance_norm(x, gain, bias, eps, unbiased, *options)
-    return native.group_norm(x, attributes.groups, gain, bias, eps, unbiased, *options)
+    groups = x.shape[1] if kind == "row" else attributes.groups
+    return native.group_norm(x, groups, gain, bias, eps, unbiased, *options)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def instance_norm_act(
         and taken("row", backend, x, gain, bias, eps, activation, negative_slope)
     )
     if small:
-        y = native.instance_norm(x, gain, bias, eps, unbiased, activation, negative_slope)
+        y = native.group_norm(x, x.shape[1], gain, bias, eps, unbiased, activation, negative_slope)
         if y is not None:
             return y
     else:
