@@ -19,6 +19,7 @@ from ganfuse.engine.fit_summary import FitSummary
 from ganfuse.engine.game import Game
 from ganfuse.engine.game_data import image_dtype, open_for
 from ganfuse.engine.gpu_readings import GPUReadings
+from ganfuse.engine.host_memory import keep_freed_memory
 from ganfuse.engine.interrupt import StopSignals
 from ganfuse.engine.layers.fuse_spectral_norms import fuse_networks
 from ganfuse.engine.loss_record import LossRecord, NonFiniteError, require_finite_weights
@@ -88,6 +89,8 @@ class Trainer:
         if self.processes.was_restarted():
             self.options = replace(self.options, resume=True, overwrite=False)
         self.device = resolve_device(self.options.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.options.cuda_graphs and self.device.type != "cuda":
             raise ValueError(f"cuda_graphs: they exist on NVIDIA and AMD GPUs, and the device is {self.device}")
         if isinstance(data, str | os.PathLike):
