@@ -3,8 +3,8 @@
 Residual networks with spectral normalisation in both players, conditional batch normalisation in the generator, a
 projection discriminator (Miyato & Koyama 2018, arXiv 1802.05637), one self-attention layer in each, hinge loss, and two
 learning rates. Where the paper is silent, this follows its authors' code: the keys and values of the attention are
-max-pooled, and all weights start from Xavier's distribution. The attention stands at 32×32, as in that code; of the four
-places that section 5.2 compares, 8×8 to 64×64, it has the lowest FID.
+max-pooled, and all weights start from Xavier's distribution. The attention stands at 32×32, as in that code; of the
+four places that section 5.2 compares, 8×8 to 64×64, it has the lowest FID.
 
 At 128 px with 1000 classes the players have 42,078,852 and 39,463,618 parameters; BigGAN-PyTorch's SAGAN, whose
 attention stands at 64×64 (``attention_resolution=64``), 42.0 and 39.4 million.
