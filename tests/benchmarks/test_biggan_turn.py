@@ -27,7 +27,9 @@ def test_agrees_measures_and_reports(tmp_path, capsys):
     assert row["turns"]["plain float32"]["over_float32"] == 1
     assert all(turn["ms"] > 0 for turn in row["turns"].values())
     assert "| biggan-32/width 1/batch 2 | ganfuse bfloat16 |" in capsys.readouterr().out
+    assert row["bfloat16_gain"] > 0
     assert biggan_turn.main(["--report", str(out)]) == 0
+    assert f"{row['bfloat16_gain']:.2f} times as fast in bfloat16" in capsys.readouterr().out
 
 
 def test_a_wrong_form_gets_no_time(tmp_path, monkeypatch, capsys):
