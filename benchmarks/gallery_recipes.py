@@ -139,12 +139,13 @@ RECIPES: dict[str, Recipe] = {
     "logan": Recipe(
         "LOGAN",
         "On the small base (`base=sn-cnn`), a fifth of its width, with the natural-gradient step; 32 latents instead "
-        "of 256, a weight of 1 instead of 300 for the step's cost, one step of each player instead of two of the "
-        "discriminator; larger learning rates and a shorter memory of Adam's second moment and of the average.",
+        "of 256, the damping of the large base and a weight of 1 for the step's cost, one step of each player instead "
+        "of two of the discriminator; larger learning rates and a shorter memory of Adam's second moment and of the "
+        "average.",
         steps=2200,
         train="--resolution 32 --batch-size 32 --set base=sn-cnn --set width=12 --set latent_dim=32 "
-        "--set latent_cost=1 --set discriminator_steps=1 --set generator_lr=4e-4 --set discriminator_lr=1e-3 "
-        "--set betas=[0.0,0.99] --set ema_decay=0.997 --set ema_start=100",
+        "--set latent_damping=5 --set latent_cost=1 --set discriminator_steps=1 --set generator_lr=4e-4 "
+        "--set discriminator_lr=1e-3 --set betas=[0.0,0.99] --set ema_decay=0.997 --set ema_start=100",
         factor=6,
         sample=BY_CLASS,
     ),
