@@ -1,18 +1,17 @@
 """The public function: checks, choice of the backend, and the differentiable op behind it."""
 
 import difflib
-import importlib
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ganfuse.kernels.autograd import DifferentiableOp, Implementation
+from ganfuse.kernels.autograd import DifferentiableOp
 from ganfuse.kernels.backend import INTERPRETED, resolve_backend
 from ganfuse.kernels.bias_act import eager, reference
 from ganfuse.kernels.bias_act.allocation import Attributes
 from ganfuse.kernels.checks import check_beside, check_tensor
+from ganfuse.kernels.lazy_implementations import LazyImplementations
 
 
 def bias_act(
@@ -110,22 +109,11 @@ def _reference(attributes: Attributes, x: Tensor, b: Tensor | None) -> Tensor:
     return reference.bias_act(x, b, dim, act, alpha, gain, None if clamp < 0 else clamp)
 
 
-class _Implementations(dict[str, Implementation]):
-    """By backend; Triton's on first use."""
-
-    def __missing__(self, backend: str) -> Implementation:
-        if backend != "triton":
-            raise KeyError(backend)
-        module: Any = importlib.import_module("ganfuse.kernels.bias_act.triton")
-        self[backend] = module.IMPLEMENTATION
-        return self[backend]
-
-
 _bias_act = DifferentiableOp(
     "bias_act",
     ("x", "b"),
     Attributes,
-    _Implementations(),
+    LazyImplementations("ganfuse.kernels.bias_act"),
     _reference,
     num_state=1,
     num_notes=0,

@@ -1,28 +1,13 @@
 """The differentiable op behind all channel norms."""
 
-import importlib
 from typing import Any
 
 from torch import Tensor
 
-from ganfuse.kernels.autograd import DifferentiableOp, Implementation
+from ganfuse.kernels.autograd import DifferentiableOp
 from ganfuse.kernels.channel_norm import eager, reference
 from ganfuse.kernels.channel_norm.allocation import INPUTS, Attributes
-
-
-def _triton() -> Any:
-    # Importing Triton costs half a second, and is impossible on some machines: only who launches pays.
-    return importlib.import_module("ganfuse.kernels.channel_norm.triton")
-
-
-class _Implementations(dict[str, Implementation]):
-    """By backend; Triton's on first use."""
-
-    def __missing__(self, backend: str) -> Implementation:
-        if backend != "triton":
-            raise KeyError(backend)
-        self[backend] = _triton().IMPLEMENTATION
-        return self[backend]
+from ganfuse.kernels.lazy_implementations import LazyImplementations
 
 
 def _reference(attributes: Attributes, *inputs: Any) -> Tensor:
@@ -33,7 +18,7 @@ CHANNEL_NORM = DifferentiableOp(
     "channel_norm",
     INPUTS,
     Attributes,
-    _Implementations(eager=eager.IMPLEMENTATION),
+    LazyImplementations("ganfuse.kernels.channel_norm", eager=eager.IMPLEMENTATION),
     _reference,
     num_state=2,
     num_notes=0,

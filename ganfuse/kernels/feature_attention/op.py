@@ -1,18 +1,17 @@
 """Public functions: checks, choice of the backend, and the differentiable op behind both."""
 
-import importlib
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ganfuse.kernels.autograd import DifferentiableOp, Implementation
+from ganfuse.kernels.autograd import DifferentiableOp
 from ganfuse.kernels.backend import INTERPRETED, resolve_backend
 from ganfuse.kernels.checks import check_alike, check_nonempty, check_size, check_tensor
 from ganfuse.kernels.feature_attention import eager, reference
 from ganfuse.kernels.feature_attention.allocation import Attributes
 from ganfuse.kernels.feature_attention.tokens import shape_of
+from ganfuse.kernels.lazy_implementations import LazyImplementations
 from ganfuse.kernels.precision import to_autocast
 
 
@@ -137,26 +136,11 @@ def _triton_unsupported(attributes: Attributes, query: Tensor, key: Tensor, valu
     return None
 
 
-def _triton() -> Any:
-    # Importing Triton costs half a second, and is impossible on some machines: only who launches pays.
-    return importlib.import_module("ganfuse.kernels.feature_attention.triton")
-
-
-class _Implementations(dict[str, Implementation]):
-    """By backend; Triton's on first use."""
-
-    def __missing__(self, backend: str) -> Implementation:
-        if backend != "triton":
-            raise KeyError(backend)
-        self[backend] = _triton().IMPLEMENTATION
-        return self[backend]
-
-
 _attention = DifferentiableOp(
     "attention",
     ("query", "key", "value"),
     Attributes,
-    _Implementations(eager=eager.IMPLEMENTATION),
+    LazyImplementations("ganfuse.kernels.feature_attention", eager=eager.IMPLEMENTATION),
     _reference,
     num_state=1,
     num_notes=1,

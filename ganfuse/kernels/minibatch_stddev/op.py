@@ -1,14 +1,12 @@
 """The public function: checks, choice of the backend, and the differentiable op behind it."""
 
-import importlib
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ganfuse.kernels.autograd import DifferentiableOp, Implementation
+from ganfuse.kernels.autograd import DifferentiableOp
 from ganfuse.kernels.backend import INTERPRETED, resolve_backend
 from ganfuse.kernels.checks import check_nonempty, check_tensor
+from ganfuse.kernels.lazy_implementations import LazyImplementations
 from ganfuse.kernels.minibatch_stddev import reference
 from ganfuse.kernels.minibatch_stddev.allocation import Attributes
 
@@ -64,17 +62,13 @@ def _reference(attributes: Attributes, x: Tensor) -> Tensor:
     return reference.minibatch_stddev(x, attributes.group, attributes.num_channels)
 
 
-class _Implementations(dict[str, Implementation]):
-    """By backend; Triton's on first use."""
-
-    def __missing__(self, backend: str) -> Implementation:
-        if backend != "triton":
-            raise KeyError(backend)
-        module: Any = importlib.import_module("ganfuse.kernels.minibatch_stddev.triton")
-        self[backend] = module.IMPLEMENTATION
-        return self[backend]
-
-
 _minibatch_stddev = DifferentiableOp(
-    "minibatch_stddev", ("x",), Attributes, _Implementations(), _reference, num_state=1, num_notes=1, keeps_output=False
+    "minibatch_stddev",
+    ("x",),
+    Attributes,
+    LazyImplementations("ganfuse.kernels.minibatch_stddev"),
+    _reference,
+    num_state=1,
+    num_notes=1,
+    keeps_output=False,
 )

@@ -1,14 +1,12 @@
 """The public function: checks, choice of the backend, and the differentiable op behind it."""
 
-import importlib
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ganfuse.kernels.autograd import DifferentiableOp, Implementation
+from ganfuse.kernels.autograd import DifferentiableOp
 from ganfuse.kernels.backend import INTERPRETED, resolve_backend
 from ganfuse.kernels.checks import check_nonempty, check_tensor
+from ganfuse.kernels.lazy_implementations import LazyImplementations
 from ganfuse.kernels.pixel_norm import eager, reference
 from ganfuse.kernels.pixel_norm.allocation import Attributes
 
@@ -54,22 +52,11 @@ def _reference(attributes: Attributes, x: Tensor) -> Tensor:
     return reference.pixel_norm(x, attributes.eps)
 
 
-class _Implementations(dict[str, Implementation]):
-    """By backend; Triton's on first use."""
-
-    def __missing__(self, backend: str) -> Implementation:
-        if backend != "triton":
-            raise KeyError(backend)
-        module: Any = importlib.import_module("ganfuse.kernels.pixel_norm.triton")
-        self[backend] = module.IMPLEMENTATION
-        return self[backend]
-
-
 _pixel_norm = DifferentiableOp(
     "pixel_norm",
     ("x",),
     Attributes,
-    _Implementations(eager=eager.IMPLEMENTATION),
+    LazyImplementations("ganfuse.kernels.pixel_norm", eager=eager.IMPLEMENTATION),
     _reference,
     num_state=1,
     num_notes=1,

@@ -1,18 +1,17 @@
 """The function: checks, choice of the backend, and the differentiable op behind it."""
 
-import importlib
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ganfuse.kernels.autograd import DifferentiableOp, Implementation
+from ganfuse.kernels.autograd import DifferentiableOp
 from ganfuse.kernels.backend import INTERPRETED, resolve_backend
 from ganfuse.kernels.bias_act.eager import unsupported
 from ganfuse.kernels.bias_act.op import check_activation
 from ganfuse.kernels.bias_act.reference import ACTIVATIONS
 from ganfuse.kernels.checks import check_beside, check_tensor
+from ganfuse.kernels.lazy_implementations import LazyImplementations
 from ganfuse.kernels.scaled_bias_act import eager, reference
 from ganfuse.kernels.scaled_bias_act.allocation import Attributes
 
@@ -104,22 +103,11 @@ def _reference(attributes: Attributes, x: Tensor, *small: Tensor | None) -> Tens
     return reference.scaled_bias_act(x, scale, noise, b, *attributes.definition())
 
 
-class _Implementations(dict[str, Implementation]):
-    """By backend; Triton's on first use."""
-
-    def __missing__(self, backend: str) -> Implementation:
-        if backend != "triton":
-            raise KeyError(backend)
-        module: Any = importlib.import_module("ganfuse.kernels.scaled_bias_act.triton")
-        self[backend] = module.IMPLEMENTATION
-        return self[backend]
-
-
 _scaled_bias_act = DifferentiableOp(
     "scaled_bias_act",
     ("x", "scale", "noise", "b"),
     Attributes,
-    _Implementations(eager=eager.IMPLEMENTATION),
+    LazyImplementations("ganfuse.kernels.scaled_bias_act", eager=eager.IMPLEMENTATION),
     _reference,
     num_state=1,
     num_notes=0,
