@@ -47,13 +47,7 @@ def batch_norm(
     usual = running is not None and running.is_usual(accumulator(dtype), channels)
     if not (checked or ((usual or running is None) and x.numel() > channels)):
         return None
-    weight, shift = gain, bias
-    if gain is None or gain.ndim == 1:
-        gain = bias = None
-    else:
-        weight = shift = None
-    if dtype == torch.bfloat16:
-        x, weight, shift = _widened(x, weight, shift, gain is not None or activation == "silu")
+    x, weight, shift, gain, bias = _divided(x, gain, bias, activation)
     if running is None:
         y, mean, rstd = torch.native_batch_norm(x, weight, shift, None, None, True, 0.0, eps)
     elif usual:
@@ -67,27 +61,13 @@ def batch_norm(
         moments = x.new_zeros((2, channels), dtype=accumulator(dtype))
         y, mean, rstd = torch.native_batch_norm(x, weight, shift, moments[0], moments[1], True, 1.0, eps)
         running.update(moments)
-    ratio = mean * rstd
-    # The sum of squares costs less than the largest, and most often says enough.
-    if not (ratio.dot(ratio).item() <= _LARGEST_MEAN**2 or ratio.abs().max().item() <= _LARGEST_MEAN):
+    if not _is_near(mean, rstd):
         return None
     if y.requires_grad:
         mended.mend_batch_norm(y, x)
     if gain is None and activation == "none":
         return y
     return _finished(y, gain, bias, activation, negative_slope, dtype)
-
-
-def _widened(x: Tensor, weight: _Optional, shift: _Optional, needed: bool) -> tuple[Tensor, _Optional, _Optional]:
-    """What takes the place of a bfloat16 x, weight and shift."""
-    if needed:
-        # Rounded where a gain or a curve follows, values would not be what they are in the definition, or change sides.
-        return x.float(), weight, shift
-    if weight is None:
-        # With a weight in float32 statistics are in float32, too.
-        weight = x.new_ones(x.shape[1], dtype=torch.float32)
-        shift = torch.zeros_like(weight)
-    return x, weight, shift
 
 
 def evaluated_batch_norm(
@@ -107,13 +87,7 @@ def evaluated_batch_norm(
     mean, var = (t.detach().to(wide, copy=True) for t in (mean, var))
     if not _is_near(mean, torch.rsqrt(var + eps)):
         return None
-    weight, shift = gain, bias
-    if gain is None or gain.ndim == 1:
-        gain = bias = None
-    else:
-        weight = shift = None
-    if dtype == torch.bfloat16:
-        x, weight, shift = _widened(x, weight, shift, gain is not None or activation == "silu")
+    x, weight, shift, gain, bias = _divided(x, gain, bias, activation)
     y = torch.native_batch_norm(x, weight, shift, mean, var, False, 0.0, eps)[0]
     if x.dtype == torch.bfloat16 and y.requires_grad:
         mended.mend_batch_norm(y, x)
@@ -132,13 +106,7 @@ def group_norm(
 ) -> Tensor | None:
     """Statistics of groups of channels of a sample: as many as channels for instance norm."""
     dtype = x.dtype
-    weight, shift = gain, bias
-    if gain is None or gain.ndim == 1:
-        gain = bias = None
-    else:
-        weight = shift = None
-    if dtype == torch.bfloat16:
-        x, weight, shift = _widened(x, weight, shift, gain is not None or activation == "silu")
+    x, weight, shift, gain, bias = _divided(x, gain, bias, activation)
     copied = groups == x.shape[1] and not x.is_contiguous() and (x.numel() > _READ_ACROSS or x.dtype == torch.bfloat16)
     if copied:
         x = x.contiguous()
@@ -179,6 +147,27 @@ def layer_instance_norm(
     return _finished(y, gain, bias, activation, negative_slope, dtype)
 
 
+def _divided(
+    x: Tensor, gain: _Optional, bias: _Optional, activation: str
+) -> tuple[Tensor, _Optional, _Optional, _Optional, _Optional]:
+    """(x, weight, shift, gain, bias): what goes into PyTorch's norm, and the gain and bias that follow it.
+
+    Those of a channel go in, those of a sample follow. A bfloat16 x is float32 where something follows.
+    """
+    weight = shift = None
+    if gain is None or gain.ndim == 1:
+        weight, shift, gain, bias = gain, bias, None, None
+    if x.dtype == torch.bfloat16:
+        if gain is not None or activation == "silu":
+            # Rounded where a gain or a curve follows, values would not be the definition's, or change sides.
+            x = x.float()
+        elif weight is None:
+            # With a weight in float32 statistics are in float32, too.
+            weight = x.new_ones(x.shape[1], dtype=torch.float32)
+            shift = torch.zeros_like(weight)
+    return x, weight, shift, gain, bias
+
+
 def _standardised(
     x: Tensor, groups: int, weight: _Optional, shift: _Optional, eps: float, unbiased: bool
 ) -> Tensor | None:
@@ -201,6 +190,7 @@ def _standardised(
 def _is_near(mean: Tensor, rstd: Tensor) -> bool:
     """Whether every mean is at most `_LARGEST_MEAN` standard deviations from zero."""
     ratio = (mean * rstd).view(-1)
+    # The sum of squares costs less than the largest, and most often says enough.
     return ratio.dot(ratio).item() <= _LARGEST_MEAN**2 or ratio.abs().max().item() <= _LARGEST_MEAN
 
 

@@ -58,6 +58,10 @@ def normalise(
         running: to update in a launch of the forward's own, where the backend and the moment allow it.
         handed_back: whether PyTorch's own normalisation has refused the call.
     """
+    prologue_bias = None
+    if prologue is not None:
+        noise, noise_strength, prologue_bias, name, slope = prologue
+        attributes = attributes._replace(prologue=name, prologue_slope=float(slope))
     shape = x.shape
     if len(shape) != 4:
         x = x.reshape(*shape[:2], -1, 1)
@@ -66,12 +70,6 @@ def normalise(
         y = _of_other_small(attributes, backend, x, gain, bias, rho, mean, var, running)
         if y is not None:
             return y.reshape(shape), None
-    prologue_bias = None
-    if prologue is not None:
-        noise, noise_strength, prologue_bias, name, slope = prologue
-        attributes = attributes._replace(prologue=name, prologue_slope=float(slope))
-        if len(shape) != 4 and noise is not None:
-            noise = noise.reshape(noise.shape[0], 1, -1, 1)
     inputs = (x, gain, bias, rho, mean, var, noise, noise_strength, prologue_bias)
     chosen = resolve_backend(
         op,
