@@ -18,9 +18,7 @@ at (`ganfuse.engine.host_memory`).
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -157,18 +155,22 @@ def instructions() -> list[str]:
 
 def bfloat16_gain() -> float:
     """How many times as fast as in float32 a convolution with its gradients is on this CPU in bfloat16."""
-    times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    for _ in range(7):
-        for dtype, found in times.items():
-            x = torch.randn(16, 128, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
-            weight = torch.randn(128, 128, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
-            weight.requires_grad_()
-            start = time.process_time()
-            y = torch.nn.functional.conv2d(x, weight, padding=1)
-            torch.autograd.grad(y, (x, weight), torch.ones_like(y))
-            found.append(time.process_time() - start)
-    plain, half = (statistics.median(found[1:]) for found in times.values())
-    return plain / half
+    calls = {str(dtype): _convolution(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    timings = measure(calls, make_timer(torch.device("cpu")), rounds=7, seconds=0.0)
+    return timings["torch.float32"].over(timings["torch.bfloat16"])
+
+
+def _convolution(dtype: torch.dtype) -> Call:
+    x, weight = (
+        torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+        for shape in ((16, 128, 32, 32), (128, 128, 3, 3))
+    )
+
+    def run(_: object) -> None:
+        y = torch.nn.functional.conv2d(x, weight, padding=1)
+        torch.autograd.grad(y, (x, weight), torch.ones_like(y))
+
+    return Call(run)
 
 
 def measure_turns(args: argparse.Namespace) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ganfuse.engine.sharded_tensors import is_sharded
 
-__all__ = ["FusedAdam"]
+__all__ = ["FusedAdam", "laid_out_as"]
 
 
 class FusedAdam(torch.optim.Adam):
@@ -42,8 +42,8 @@ class FusedAdam(torch.optim.Adam):
             for i, parameter in enumerate(params):
                 if is_sharded(parameter):
                     continue
-                if any(moment.stride() != parameter.stride() for moment in (exp_avgs[i], exp_avg_sqs[i])):
-                    exp_avgs[i], exp_avg_sqs[i] = self._lay_out_moments(parameter)
+                for name, moments in (("exp_avg", exp_avgs), ("exp_avg_sq", exp_avg_sqs)):
+                    moments[i] = self.state[parameter][name] = laid_out_as(parameter, moments[i])
                 if not parameter.is_contiguous():
                     order = _memory_order(parameter)
                     for tensors in (params, grads, exp_avgs, exp_avg_sqs):
@@ -51,12 +51,15 @@ class FusedAdam(torch.optim.Adam):
                 grads[i] = grads[i].contiguous()
         return has_complex
 
-    def _lay_out_moments(self, parameter: Tensor) -> list[Tensor]:
-        """Those of a checkpoint may lie in another order than the parameter does now."""
-        state = self.state[parameter]
-        for name in ("exp_avg", "exp_avg_sq"):
-            state[name] = torch.empty_like(parameter, requires_grad=False).copy_(state[name])
-        return [state["exp_avg"], state["exp_avg_sq"]]
+
+def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A moment as it should lie beside its parameter: itself if it does.
+
+    One that comes with a checkpoint may be of a run in another memory format.
+    """
+    if value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _memory_order(x: Tensor) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganfuse.engine.fused_adam import laid_out_as
 from ganfuse.engine.game import OptimizerFactory
 from ganfuse.engine.processes import Processes
 from ganfuse.engine.sharded_tensors import is_sharded, shard_like, whole
@@ -40,12 +41,6 @@ def complete_state(optimizer: torch.optim.Optimizer, processes: Processes) -> di
     return optimizer.state_dict() if processes.is_first else {}
 
 
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    if is_sharded(value) or value.stride() == parameter.stride():
-        return value
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
-
 def step_one_by_one_where_mixed(optimizer: torch.optim.Optimizer) -> None:
     """Turns off what works on many tensors at once for groups of whole and sharded parameters: it takes no mixture."""
     for group in optimizer.param_groups:
@@ -74,4 +69,5 @@ def load_complete_state(optimizer: torch.optim.Optimizer, state: Mapping[str, An
     for parameter, entries in stepped.state.items():
         for key, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                entries[key] = _laid_out_as(parameter, shard_like(value, parameter))
+                value = shard_like(value, parameter)
+                entries[key] = value if is_sharded(value) else laid_out_as(parameter, value)
