@@ -165,7 +165,7 @@ def _section(path: Path, found: Records) -> str:
     name = about["benchmark"]
     title, report = REPORTS.get(name, (name.replace("-", " ").capitalize(), _plain))
     lines = [
-        f"## {title}: {about['device']}\n",
+        f"## {title}: {table.device_name(about)}\n",
         f"`benchmarks/results/{path.name}`, by `{about['command']}`. {table.device_line(about)}, "
         f"Python {about['python']}.\n",
         report(found),

@@ -60,12 +60,17 @@ def _number(value: Any, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
+def device_name(about: Row) -> str:
+    """What was measured on, from the header of a result file."""
+    # Processors of one name may differ in their vector instructions.
+    return about["device"] if "cuda" in about else f"{about['device']} ({about.get('capability')})"
+
+
 def device_line(about: Row) -> str:
     """What was measured on, with which versions, from the header of a result file."""
-    # What tells processors of one name apart.
-    device = about["device"] if "cuda" in about else f"{about['device']} ({about.get('capability')})"
     commit = about["commit"][:12] + ("+" if about["commit"].endswith("+") else "")
-    return f"{device}, PyTorch {about['torch']}, Triton {about['triton']}, commit {commit}, {about['date'][:10]}"
+    versions = f"PyTorch {about['torch']}, Triton {about['triton']}, commit {commit}"
+    return f"{device_name(about)}, {versions}, {about['date'][:10]}"
 
 
 def headline(records: Sequence[Row]) -> list[str]:

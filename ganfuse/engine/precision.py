@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["PRECISIONS", "Precision", "at_least_float32", "penalty_scale"]
+__all__ = ["PRECISIONS", "Precision", "at_least_float32", "penalty_scale", "slow_type"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LONG_NAMES = {"bf16": "bfloat16", "fp16": "float16"}
 
 # A plain global, as a context variable would break a graph of torch.compile.
 _penalty_scale = 1.0
@@ -30,6 +31,36 @@ def at_least_float32(x: Tensor) -> Tensor:
 def penalty_scale() -> float:
     """The factor by which outputs are to be multiplied before they are differentiated inside a loss."""
     return _penalty_scale
+
+
+def slow_type(name: str, device: torch.device) -> str:
+    """Why training in a number type is slower on this device than in another, in a sentence; empty if nothing says so.
+
+    PyTorch has every operation in both half types everywhere. On processors without instructions for them it has no
+    fast convolution: with AVX2 alone one takes 13 times as long in bfloat16 as in float32, and longer in float16
+    (benchmarks/results/biggan-turn-cpu-avx2.jsonl). Results are right.
+
+    Args:
+        name: "fp32", "bf16" or "fp16".
+        device: where losses are computed.
+    """
+    if name == "fp32":
+        return ""
+    if device.type == "cpu":
+        # A private question: without an answer, no complaint.
+        question = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)
+        if question is None or question():
+            return ""
+        return (
+            f"precision={name!r}: this processor has no instructions for {_LONG_NAMES[name]}; convolutions "
+            "take many times as long in it as in float32. precision='fp32' is the faster choice"
+        )
+    if device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return (
+            f"precision='bf16': {torch.cuda.get_device_name(device)} has no instructions for bfloat16 and emulates "
+            "them. precision='fp16' is the faster choice"
+        )
+    return ""
 
 
 class Precision:

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -25,7 +26,7 @@ from ganfuse.engine.layers.fuse_spectral_norms import fuse_networks
 from ganfuse.engine.loss_record import LossRecord, NonFiniteError, require_finite_weights
 from ganfuse.engine.metrics_log import MetricsLog
 from ganfuse.engine.options import TrainerOptions, resolve_device
-from ganfuse.engine.precision import Precision
+from ganfuse.engine.precision import Precision, slow_type
 from ganfuse.engine.processes import Processes, synchronise_statistics
 from ganfuse.engine.progress import TrainingProgress
 from ganfuse.engine.run_config import describe_run
@@ -91,6 +92,8 @@ class Trainer:
         self.device = resolve_device(self.options.device)
         if self.device.type == "cpu":
             keep_freed_memory()
+        if slow := slow_type(self.options.precision, self.device):
+            warnings.warn(slow, stacklevel=2)
         if self.options.cuda_graphs and self.device.type != "cuda":
             raise ValueError(f"cuda_graphs: they exist on NVIDIA and AMD GPUs, and the device is {self.device}")
         if isinstance(data, str | os.PathLike):
