@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from ganfuse import cli
 from ganfuse.commands import translate
 from ganfuse.engine import load_run
+from ganfuse.engine.data.image_decoding import decode_image
 
 TINY = ["width=2", "blocks=1", "discriminator_layers=1", "num_samples=6", "log_every=1"]
 
@@ -200,6 +201,63 @@ def test_there_and_back(trained, photos, tmp_path):
     assert "already there" in run("translate", folder, photos, tmp_path / "x", "--cycle", tmp_path / "back").stderr
 
 
+@pytest.fixture(scope="module")
+def cropping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the full U-GAT-IT on crops: it takes one size alone, and says where it looks."""
+    out = tmp_path_factory.mktemp("runs") / "crops"
+    settings = ["width=2", "blocks=1", "crop=16", "channels=3", "num_samples=6"]
+    options = ["--resolution", 20, "--batch-size", 2, "--steps", 1]
+    sets = [argument for setting in settings for argument in ("--set", setting)]
+    result = run("train", "ugatit", "--data", "digits-thick", "--out", out, *options, *sets)
+    assert result.exit_code == 0, result.stderr
+    return out
+
+
+def test_the_size_of_training_is_that_of_the_crops(cropping, photos, tmp_path):
+    result = run("translate", cropping, photos, tmp_path / "out", "--resize", "train")
+    assert result.exit_code == 0, result.stderr
+    for name in names(tmp_path / "out"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.size == (16, 16)
+    # The whole picture is there, not its middle.
+    game = load_run(cropping)
+    pixels = decode_image(photos / "b" / "a.png", resolution=16, channels=3)[None] / 127.5 - 1
+    with Image.open(tmp_path / "out/b/a.png") as after:
+        expected = game.translate(pixels)[0].permute(1, 2, 0).add(1).mul(127.5)
+        assert (torch.from_numpy(np.array(after)) - expected).abs().max() <= 0.51
+    result = run("translate", cropping, photos / "a.png", tmp_path / "kept")
+    assert result.exit_code == 0, result.stderr
+    result = run("translate", cropping, photos / "gray.png", tmp_path / "kept")
+    assert "takes 16×16 alone" in result.stderr
+    assert "--resize train" in result.stderr
+    Image.new("RGB", (9, 16)).save(tmp_path / "narrow.png")
+    result = run("translate", cropping, tmp_path / "narrow.png", tmp_path / "kept")
+    assert "1 of 1 pictures were padded as in a mirror and cropped back: ugatit takes 16×16 alone" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--heat-map", "--cycle"])
+def test_pictures_to_translate_are_never_written_over(cropping, photos, tmp_path, option):
+    """Whatever the option and the way to it, --overwrite included."""
+
+    def error(source: Path, out: Path, *arguments: object) -> str:
+        result = run("translate", cropping, source, out, "--resize", "train", "--overwrite", *arguments)
+        assert result.exit_code == 2
+        return result.stderr
+
+    before = {name: (photos / name).read_bytes() for name in names(photos)}
+    assert f"{option}: {photos} lies in IN" in error(photos, tmp_path / "out", option, photos)
+    assert f"{option}: {photos / 'b'} lies in IN" in error(photos, tmp_path / "out", option, photos / "b")
+    one = error(photos / "a.png", tmp_path / "out", option, photos)
+    assert f"{option}: {photos / 'a.png'} is a picture to translate itself" in one
+    # Names under the folder above those to translate may be theirs.
+    (photos / "b" / "b").mkdir()
+    (photos / "b" / "b" / "a.png").write_bytes(before["a.png"])
+    assert "OUT: " in error(photos / "b", photos)
+    assert "a.png is a picture to translate itself" in error(photos / "b", tmp_path / "out", option, photos)
+    assert {name: (photos / name).read_bytes() for name in before} == before
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_picture_and_the_size_of_training(trained, photos, tmp_path):
     folder = trained[0]
     assert run("translate", folder, photos / "b" / "a.png", tmp_path / "one.webp", "--resize", "train").exit_code == 0
@@ -255,7 +313,7 @@ def test_what_cannot_be_done_is_refused_with_a_reason(trained, photos, tmp_path)
     assert "no such file or folder" in error(folder, tmp_path / "nothing", tmp_path / "out")
     assert "lies in IN" in error(folder, photos, photos)
     assert "lies in IN" in error(folder, photos, photos / "b" / "out")
-    assert "is the picture to translate itself" in error(folder, photos / "a.png", photos, "--overwrite")
+    assert "is a picture to translate itself" in error(folder, photos / "a.png", photos, "--overwrite")
     assert "must name a format" in error(folder, photos / "notes.txt", tmp_path / "out")
     assert "is a file, expected a folder" in error(folder, photos, file)
     (tmp_path / "empty").mkdir()

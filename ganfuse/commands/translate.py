@@ -1,7 +1,7 @@
 """`ganfuse translate`: pictures of one domain to the other, by a run of a model that translates or imported weights."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -58,7 +58,11 @@ def translate(
     ],
     direction: Annotated[Direction, typer.Option(help="ab: from domain A to B; ba: from B to A.")] = Direction.ab,
     resize: Annotated[
-        Resize, typer.Option(help="keep the size of each picture, or bring all to the size of training, as there.")
+        Resize,
+        typer.Option(
+            help="keep the size of each picture, or bring all to the size of training, as there; of a run that crops, "
+            "whole pictures to the size of its crops."
+        ),
     ] = Resize.keep,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures of equal size at a time.")] = 1,
     weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
@@ -107,6 +111,7 @@ def translate(
         jobs = [replace(job, heat=heat_map / _name(job, out)) for job in jobs]
     if cycle is not None:
         jobs = [replace(job, cycle=cycle / _name(job, out)) for job in jobs]
+    _require_apart(source, {"--heat-map": heat_map, "--cycle": cycle})
     _require_vacant(jobs, overwrite)
     if from_ is not None:
         refuse_of_runs(weights, checkpoint)
@@ -162,6 +167,11 @@ class _Job:
     heat: Path | None = None
     cycle: Path | None = None
 
+    def results(self) -> list[tuple[str, Path]]:
+        """What is written, and by which argument."""
+        named = {"OUT": self.target, "--heat-map": self.heat, "--cycle": self.cycle}
+        return [(name, path) for name, path in named.items() if path is not None]
+
 
 @dataclass
 class _Report:
@@ -171,11 +181,11 @@ class _Report:
 
     def tell(self, game: "TranslationGame", out: Path, of: int) -> None:
         if self.padded:
-            typer.echo(
-                f"{self.padded} of {of} pictures were padded as in a mirror and cropped back: {game.name} takes sides "
-                f"that are multiples of {game.size_multiple} and at least {game.least_size}",
-                err=True,
-            )
+            takes = f"sides that are multiples of {game.size_multiple} and at least {game.least_size}"
+            if game.one_size:
+                takes = f"{game.least_size}×{game.least_size} alone"
+            done = f"{self.padded} of {of} pictures were padded as in a mirror and cropped back"
+            typer.echo(f"{done}: {game.name} takes {takes}", err=True)
         if self.skipped and not self.written:
             raise CommandError(f"none of the {of} pictures can be read", code=EXIT_FAILED)
         skipped = f", skipped {len(self.skipped)} that cannot be read" if self.skipped else ""
@@ -192,11 +202,7 @@ def _jobs(source: Path, out: Path) -> list[_Job]:
         target = out if is_image_name(out.name) and not out.is_dir() else out / source.name
         jobs = [_Job(source, target)]
     else:
-        inside, folder = out.resolve(), source.resolve()
-        if inside == folder or folder in inside.parents:
-            raise CommandError(
-                f"OUT: {out} lies in IN, {source}", "another call would translate the translations; choose a folder"
-            )
+        _require_apart(source, {"OUT": out})
         if out.exists() and not out.is_dir():
             raise NotADirectoryError(f"OUT: {out} is a file, expected a folder")
         store = FolderStore(source)
@@ -208,24 +214,37 @@ def _jobs(source: Path, out: Path) -> list[_Job]:
     return jobs
 
 
+def _require_apart(source: Path, folders: Mapping[str, Path | None]) -> None:
+    """Raises CommandError for a folder of results in the folder of pictures."""
+    folder = source.resolve()
+    for name, wanted in folders.items():
+        inside = None if wanted is None else wanted.resolve()
+        if source.is_dir() and inside is not None and (inside == folder or folder in inside.parents):
+            raise CommandError(
+                f"{name}: {wanted} lies in IN, {source}", "another call would translate the results; choose a folder"
+            )
+
+
 def _name(job: _Job, out: Path) -> Path:
     """What the result is called in the folder of results."""
     return job.target.relative_to(out) if out in job.target.parents else Path(job.target.name)
 
 
 def _require_vacant(jobs: list[_Job], overwrite: bool) -> None:
-    for job in jobs:
-        if job.target.is_dir() or (job.target.exists() and job.target.samefile(job.source)):
-            what = "is a folder" if job.target.is_dir() else "is the picture to translate itself"
-            raise CommandError(f"OUT: {job.target} {what}", "choose another folder")
-    wanted = [path for job in jobs for path in (job.target, job.heat, job.cycle) if path is not None]
+    sources = {job.source.resolve() for job in jobs}
+    results = [(name, path) for job in jobs for name, path in job.results()]
+    for name, path in results:
+        if path.is_dir() or path.resolve() in sources:
+            what = "is a folder" if path.is_dir() else "is a picture to translate itself"
+            raise CommandError(f"{name}: {path} {what}", "choose another folder")
+    wanted = [path for _, path in results]
     if len(set(wanted)) < len(wanted):
         option = "--heat-map" if jobs[0].heat in (jobs[0].target, jobs[0].cycle) else "--cycle"
         raise CommandError(f"{option}: pictures of both kinds would have the same names", "choose another folder")
-    there = [path for path in wanted if path.exists()]
+    there = [(name, path) for name, path in results if path.exists()]
     if there and not overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise CommandError(f"OUT: {there[0]}{more} already there", "--overwrite replaces them")
+        raise CommandError(f"{there[0][0]}: {there[0][1]}{more} already there", "--overwrite replaces them")
 
 
 def _pictures(
@@ -240,7 +259,8 @@ def _pictures(
     from ganfuse.engine.data.image_decoding import UnreadableImageError, decode_image, decode_picture
     from ganfuse.engine.run_folder import RunFolder
 
-    channels, resolution, _ = game.image_shape
+    # Not `image_shape`: a game that crops has not seen images of that size.
+    channels, resolution = game.image_shape[0], game.training_size
     # How pictures became square for training; the default is not recorded.
     described = {} if run is None else RunFolder(run).read_config()
     fit = (described.get("data") or {}).get("resize", "crop")
