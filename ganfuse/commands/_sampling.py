@@ -71,8 +71,13 @@ def class_names(run: Path | None, game: "Game") -> list[str]:
     return [str(name) for name in names] if len(names) == count else [str(label) for label in range(count)]
 
 
-def chosen_classes(text: str, names: Sequence[str], *, option: str = "--classes") -> list[int]:
+def chosen_classes(
+    text: str, names: Sequence[str], *, each: Sequence[int] | None = None, option: str = "--classes"
+) -> list[int]:
     """The labels that "each", or numbers and names with commas between, stand for. Errors name the option.
+
+    Args:
+        each: the classes that there are to draw; None: all that have a name.
 
     Raises:
         CommandError: a run without classes, or an unknown class (naming the nearest).
@@ -80,7 +85,7 @@ def chosen_classes(text: str, names: Sequence[str], *, option: str = "--classes"
     if not names:
         raise CommandError(f"{option}: this model was trained without classes")
     if text.strip().lower() == "each":
-        return list(range(len(names)))
+        return list(range(len(names))) if each is None else list(each)
     by_name = {name.lower(): label for label, name in enumerate(names)}
     chosen = []
     for part in (part.strip() for part in text.split(",")):

@@ -121,6 +121,7 @@ def sample(
     import torch
 
     from ganfuse.engine.grid import require_image_ending, save_grid
+    from ganfuse.engine.noise import Noise
     from ganfuse.engine.translation import TranslationGame
 
     if out is not None and npz is not None:
@@ -162,14 +163,14 @@ def sample(
     usual = DEFAULT_NUM if npz is None else DEFAULT_NPZ
     labels = None
     if classes is not None:
-        chosen = chosen_classes(classes, class_names(run, game))
+        chosen = chosen_classes(classes, class_names(run, game), each=getattr(game, "drawn_classes", None))
         per_class = -(-(num or (usual if npz is not None else 0)) // len(chosen)) or DEFAULT_PER_CLASS
         labels = torch.tensor(chosen).repeat_interleave(per_class)
         columns = columns or per_class
     elif npz is not None and getattr(game, "num_classes", None):
         # Drawn here, so that the archive can say what each image is of.
-        rng = torch.Generator().manual_seed(seed)
-        labels = torch.randint(game.num_classes, (num or usual,), generator=rng)  # type: ignore[call-overload]
+        drawing: Any = game
+        labels = drawing.draw_labels(num or usual, Noise(torch.Generator().manual_seed(seed))).cpu()
     count = len(labels) if labels is not None else num or usual
     domains = chosen_domains(game, domain, single=npz is not None)
     drawn = []

@@ -163,12 +163,15 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str)
     """Loads a state that must fit exactly.
 
     Args:
+        module: keeps what it has for those of its `newer_tensors` that are not there (checkpoints of earlier versions).
         what: names the module and the file in errors.
 
     Raises:
         CheckpointError: keys are missing, unknown or of another shape; the message names the first few.
     """
     own = module.state_dict()
+    newer: tuple[str, ...] = getattr(module, "newer_tensors", ())
+    tensors = {**{key: own[key] for key in newer if key in own}, **tensors}
     problems = []
     missing = [key for key in own if key not in tensors]
     unknown = [key for key in tensors if key not in own]

@@ -250,9 +250,10 @@ def _labels_of_starts(
             raise ValueError("labels: this generator has no classes; leave labels out")
         return None
     if labels is None:
-        first = noise.integers(classes, len(images)).to(images.device)
-        turns = torch.arange(restarts, device=images.device)
-        return ((first[:, None] + turns) % classes).flatten()
+        learnt = space.learnt_classes
+        first = noise.integers(len(learnt), len(images)).to(learnt.device)
+        turns = torch.arange(restarts, device=learnt.device)
+        return learnt[((first[:, None] + turns) % len(learnt)).flatten()]
     if labels.shape != (len(images),) or labels.dtype != torch.int64:
         raise ValueError(f"labels: expected int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= classes:

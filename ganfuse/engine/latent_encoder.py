@@ -108,9 +108,7 @@ def train_encoder(
                 for group in optimizer.param_groups:
                     group["lr"] = lr * 0.5 * (1.0 + math.cos(math.pi * step / steps))
                 with torch.no_grad():
-                    labels = None
-                    if space.num_classes is not None:
-                        labels = noise.integers(space.num_classes, batch_size).to(space.device)
+                    labels = space.draw_labels(batch_size, noise)
                     latents = space.draw(batch_size, noise, labels)
                     images = space.render(latents, labels)
                 loss = (at_least_float32(encoder(images)) - latents).square().mean()

@@ -1,6 +1,7 @@
 """Games that draw images from latents, with or without classes: the generator's half of noise to image."""
 
 import inspect
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from ganfuse.engine.noise import Noise
 __all__ = ["LATENTS", "LatentGame", "takes_labels"]
 
 LATENTS = ("normal", "uniform")
+
+logger = logging.getLogger(__name__)
 
 
 class LatentGame(Game):
@@ -29,10 +32,18 @@ class LatentGame(Game):
         generator, latent, num_classes: as given.
         latent_shape: of z, without the batch.
         generator_takes_labels: whether the generator is called with labels.
+        class_shares: how often each class is drawn at random, (num_classes,); None without classes. Alike, but for
+            those that the data have no images of, which are never drawn: the discriminator has nothing to compare them
+            with. All alike before the game has met its data.
 
     Raises:
         ValueError: names the argument.
     """
+
+    #: Tensors of the state that checkpoints of earlier versions do not have.
+    newer_tensors = ("class_shares",)
+    class_shares: Tensor | None
+    _drawn_classes: Tensor | None
 
     def __init__(
         self,
@@ -52,6 +63,18 @@ class LatentGame(Game):
         self.latent = latent
         self.num_classes = num_classes
         self.generator_takes_labels = takes_labels(generator, "generator", num_classes)
+        alike = None if num_classes is None else torch.full((num_classes,), 1.0 / num_classes)
+        self.register_buffer("class_shares", alike)
+        # None: all of them.
+        self.register_buffer("_drawn_classes", None, persistent=False)
+        self.register_load_state_dict_post_hook(_find_drawn_classes)  # type: ignore[no-untyped-call]
+
+    @property
+    def drawn_classes(self) -> list[int]:
+        """The classes that are drawn at random; empty for a game without classes."""
+        if self._drawn_classes is not None:
+            return [int(label) for label in self._drawn_classes.tolist()]
+        return list(range(self.num_classes or 0))
 
     def sample(
         self,
@@ -81,20 +104,46 @@ class LatentGame(Game):
 
     def preview(self, n: int, *, rng: torch.Generator) -> tuple[Tensor, int | None]:
         """One column per class where that fills the grid well, else classes spread evenly over the images."""
-        classes = self.num_classes
-        if classes is None or classes == 1:
+        classes = self.drawn_classes
+        count = len(classes)
+        if count < 2:
             return self.sample(n, rng=rng), None
-        if classes * classes <= 2 * n:
-            n -= n % classes
-            return self.sample(n, labels=[i % classes for i in range(n)], rng=rng), classes
-        return self.sample(n, labels=[i * classes // n for i in range(n)], rng=rng), None
+        if count * count <= 2 * n:
+            n -= n % count
+            return self.sample(n, labels=[classes[i % count] for i in range(n)], rng=rng), count
+        return self.sample(n, labels=[classes[i * count // n] for i in range(n)], rng=rng), None
 
     def check_data(self, data: Any) -> None:
+        """Refuses data with more classes, or none; with fewer, says so and draws no labels of the others from here on.
+
+        More classes than the data have is what begins when weights of many classes are trained on for a few.
+        """
+        if self.num_classes is None:
+            return
         classes = getattr(data, "num_classes", None)
-        if self.num_classes is not None and classes is not None and classes > self.num_classes:
+        if classes is not None and classes > self.num_classes:
             raise ValueError(f"num_classes: the data has {classes} classes, the game was made for {self.num_classes}")
-        if self.num_classes is not None and classes is not None and classes < 2 <= self.num_classes:
+        if classes is not None and classes < 2 <= self.num_classes:
             raise ValueError(f"num_classes: the data has no classes, the game was made for {self.num_classes}")
+        counts = _images_by_class(data, self.num_classes)
+        if counts is None:
+            return
+        assert self.class_shares is not None
+        self.class_shares.copy_(self.shares_of_classes(counts))
+        _find_drawn_classes(self)
+        absent = torch.nonzero(counts == 0)[:, 0].tolist()
+        if absent:
+            named = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
+            logger.warning(
+                "num_classes: the game has %d classes, the data has images of %d; the other %d (%s) are not drawn in "
+                "training, and nothing is learnt about them",
+                self.num_classes, self.num_classes - len(absent), len(absent), named,
+            )  # fmt: skip
+
+    def shares_of_classes(self, counts: Tensor) -> Tensor:
+        """What `class_shares` becomes for data with so many images of each class, int64 (num_classes,)."""
+        occurring = counts > 0
+        return occurring / occurring.sum()
 
     def draw_latents(self, n: int, noise: Noise) -> Tensor:
         """z, (n, *latent_shape), on the generator's device. Drawn where `noise` lives, so that a CPU seed fits all."""
@@ -106,10 +155,14 @@ class LatentGame(Game):
         return z if self.latent == "normal" else z.mul(2.0).sub(1.0)
 
     def draw_labels(self, n: int, noise: Noise) -> Tensor | None:
-        """Labels for generated images, int64 (n,), uniform over the classes; None for a game without classes."""
+        """Labels for generated images, int64 (n,), uniform over `drawn_classes`; None for a game without classes."""
         if self.num_classes is None:
             return None
-        return noise.integers(self.num_classes, n).to(next(self.parameters()).device)
+        device = next(self.parameters()).device
+        classes = self._drawn_classes
+        if classes is None:
+            return noise.integers(self.num_classes, n).to(device)
+        return classes.to(device)[noise.integers(len(classes), n).to(device)]
 
     def draw_images(self, n: int, labels: Tensor | None, noise: Noise) -> Tensor:
         """Generated images for a turn; whatever else than latents a system draws for them, it draws here."""
@@ -147,6 +200,32 @@ def _latent_shape(latent_dim: int | Sequence[int] | None, generator: nn.Module) 
     if not shape or any(size < 1 for size in shape):
         raise ValueError(f"latent_dim: expected positive sizes, got {latent_dim!r}")
     return shape
+
+
+def _images_by_class(data: Any, num_classes: int) -> Tensor | None:
+    """How many images of each class the data have, int64 (num_classes,); None if they do not say.
+
+    Raises:
+        ValueError: there are labels of other classes.
+    """
+    labels, classes = getattr(data, "labels", None), getattr(data, "num_classes", None)
+    if labels is None:
+        return None if classes is None else (torch.arange(num_classes) < classes).long()
+    found = torch.as_tensor(labels).flatten().long()
+    if len(found) and not 0 <= int(found.min()) <= int(found.max()) < num_classes:
+        raise ValueError(
+            f"labels: expected values from 0 to {num_classes - 1}, the data has {int(found.min())} to "
+            f"{int(found.max())}"
+        )
+    return torch.bincount(found.cpu(), minlength=num_classes)
+
+
+def _find_drawn_classes(game: LatentGame, _: object = None) -> None:
+    """Which classes the shares leave over, found once: a turn must not wait for the device to say so."""
+    if game.class_shares is None or game.class_shares.is_meta:
+        return
+    drawn = torch.nonzero(game.class_shares)[:, 0]
+    game._drawn_classes = None if len(drawn) == len(game.class_shares) else drawn
 
 
 def takes_labels(network: nn.Module, role: str, num_classes: int | None) -> bool:

@@ -1,8 +1,9 @@
 """The latent spaces of generators: where inversion looks for the latent of an image."""
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -48,6 +49,7 @@ class LatentSpace:
         spread: standard deviation of the noise that explores with strength 1.
         bound: the prior is uniform in [-bound, bound]; None: it has no bounds.
         centre: the mean latent, (*shape), where a search may begin; None: there is none that means anything.
+        classes: those that it has learnt, to try and to draw; None: all.
     """
 
     name: str
@@ -58,11 +60,25 @@ class LatentSpace:
     spread: float = 1.0
     bound: float | None = None
     centre: Tensor | None = None
+    classes: Sequence[int] | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the generator is."""
         return next(self.generator.parameters()).device
+
+    @property
+    def learnt_classes(self) -> Tensor:
+        """The classes that it has learnt, int64, on the generator's device; none of a generator without labels."""
+        classes = range(self.num_classes or 0) if self.classes is None else self.classes
+        return torch.tensor(list(classes), dtype=torch.int64, device=self.device)
+
+    def draw_labels(self, n: int, noise: Noise) -> Tensor | None:
+        """Labels of learnt classes at random, int64 (n,); None for a generator without."""
+        if self.num_classes is None:
+            return None
+        classes = self.learnt_classes
+        return classes[noise.integers(len(classes), n).to(classes.device)]
 
 
 @contextmanager
@@ -105,6 +121,8 @@ def latent_space(game: Game, name: str = "z", *, domain: str = "a", rng: torch.G
         raise ValueError(f"space: expected one of {', '.join(map(repr, LATENT_SPACES))}, got {name!r}")
     if domain not in DOMAINS:
         raise ValueError(f"domain: expected one of {', '.join(map(repr, DOMAINS))}, got {domain!r}")
+    if domain != DOMAINS[0] and "domain" not in inspect.signature(game.sample).parameters:
+        raise ValueError(f"domain: {game.name} draws images of one domain, got {domain!r}")
     generator = getattr(game, "generator", None)
     draw_latents, generate = getattr(game, "draw_latents", None), getattr(game, "generate", None)
     if not isinstance(generator, nn.Module) or draw_latents is None or generate is None:
@@ -117,6 +135,7 @@ def latent_space(game: Game, name: str = "z", *, domain: str = "a", rng: torch.G
             raise ValueError(f"game: {game.name} has met no data yet, so there is no text to try")
         return _space_of_texts(generator, draw_latents, texts, bound=_bound(game))
     classes: int | None = getattr(game, "num_classes", None)
+    learnt: Sequence[int] | None = getattr(game, "drawn_classes", None) if classes else None
     if name == "z":
 
         def draw(n: int, noise: Noise, labels: Tensor | None) -> Tensor:
@@ -127,7 +146,7 @@ def latent_space(game: Game, name: str = "z", *, domain: str = "a", rng: torch.G
             image: Tensor = made[DOMAINS.index(domain)] if isinstance(made, tuple) else made
             return image
 
-        return LatentSpace("z", generator, draw, draw_image, classes, bound=_bound(game))
+        return LatentSpace("z", generator, draw, draw_image, classes, bound=_bound(game), classes=learnt)
     mapping = getattr(generator, "mapping", None)
     synthesize, layers = _synthesis(game, generator)
     if mapping is None or synthesize is None:
@@ -141,19 +160,19 @@ def latent_space(game: Game, name: str = "z", *, domain: str = "a", rng: torch.G
         ws = latents if name == "w+" else latents.unsqueeze(1).expand(-1, layers, -1)
         return synthesize(ws)
 
+    space = LatentSpace(name, generator, map_latents, render, classes, classes=learnt)
     with frozen(generator), torch.no_grad():
         noise = Noise(rng)
         parts = []
         for _ in range(0, _STATISTICS, _AT_A_TIME):
-            device = next(generator.parameters()).device
-            labels = None if classes is None else noise.integers(classes, _AT_A_TIME).to(device)
+            labels = space.draw_labels(_AT_A_TIME, noise)
             parts.append(mapping(draw_latents(_AT_A_TIME, noise), labels))
         drawn = torch.cat(parts)
         mean = drawn.mean(0)
         # The length of a typical step from the mean, as in the projector of StyleGAN2 (appendix D).
         spread = float((drawn - mean).square().sum(1).mean().sqrt())
     centre = mean if name == "w" else mean.expand(layers, -1).clone()
-    return LatentSpace(name, generator, map_latents, render, classes, spread=spread, centre=centre)
+    return replace(space, spread=spread, centre=centre)
 
 
 def _bound(game: Game) -> float | None:

@@ -11,7 +11,6 @@ DCGAN's. With both, and 28 px, 1 channel and 10 classes, the players have 1,511,
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,26 +109,13 @@ class ConditionalGame(AdversarialGame):
     """`AdversarialGame` whose generated labels follow the frequencies of the data's.
 
     The value function is an expectation over p(y) (Mirza & Osindero 2014, equation 2): under classes that are drawn
-    alike, a discriminator could tell generated images by their rare labels.
-
-    Attributes:
-        class_shares: p(y), (num_classes,); all alike before the game has met its data.
+    alike, a discriminator could tell generated images by their rare labels. So `class_shares` are p(y).
     """
 
     class_shares: Tensor
 
-    def __init__(
-        self, generator: nn.Module, discriminator: nn.Module, loss: str, *, num_classes: int, **options: Any
-    ) -> None:
-        super().__init__(generator, discriminator, loss, num_classes=num_classes, **options)
-        self.register_buffer("class_shares", torch.full((num_classes,), 1.0 / num_classes))
-
-    def check_data(self, data: Any) -> None:
-        super().check_data(data)
-        labels = getattr(data, "labels", None)
-        if labels is not None and self.num_classes is not None:
-            counts = torch.bincount(torch.as_tensor(labels), minlength=self.num_classes)
-            self.class_shares.copy_(counts / counts.sum())
+    def shares_of_classes(self, counts: Tensor) -> Tensor:
+        return counts / counts.sum()
 
     def draw_labels(self, n: int, noise: Noise) -> Tensor:
         edges = self.class_shares.double().cumsum(0).to(noise.device)

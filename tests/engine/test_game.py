@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ganfuse.engine import AdversarialGame, Batch, Turn
+from ganfuse.engine import AdversarialGame, Batch, CheckpointError, Turn
+from ganfuse.engine.checkpoint import load_tensors
 from ganfuse.engine.game import evaluation_mode
 from ganfuse.engine.losses import AdversarialLoss
 from ganfuse.engine.noise import Noise
@@ -14,6 +15,7 @@ from tests.engine.toys import (
     SIZE,
     PlainDiscriminator,
     PlainGenerator,
+    ToyData,
     ToyDiscriminator,
     ToyGenerator,
     plain_game,
@@ -214,6 +216,56 @@ def test_data_without_classes_for_a_game_with_classes():
         toy_game().check_data(data)
     plain_game().check_data(data)
     toy_game().check_data(SimpleNamespace(num_classes=2))
+
+
+def test_classes_that_the_data_have_not_are_named_and_not_drawn(caplog):
+    """A label that no real image has would teach the discriminator to reject the label."""
+    game = toy_game()
+    assert game.drawn_classes == [0, 1, 2]
+    before = game.draw_labels(50, noise())
+    game.check_data(ToyData())
+    assert not caplog.messages
+    # What others drew before goes on being drawn.
+    assert torch.equal(game.draw_labels(50, noise()), before)
+    assert torch.equal(before, torch.randint(3, (50,), generator=rng()))
+    data = ToyData()
+    data.labels = 2 * (data.labels % 2)
+    game.check_data(data)
+    (message,) = caplog.messages
+    assert "the game has 3 classes, the data has images of 2; the other 1 (1) are not drawn" in message
+    assert game.drawn_classes == [0, 2]
+    assert torch.bincount(game.draw_labels(400, noise()), minlength=3).tolist()[1] == 0
+    assert torch.bincount(game.draw_labels(400, noise()), minlength=3).min(0).indices == 1
+    grid, columns = game.preview(8, rng=rng())
+    assert columns == 2
+    torch.testing.assert_close(grid, game.sample(8, labels=[0, 2] * 4, rng=rng()))
+    # It is state: a game that is loaded draws the same classes.
+    loaded = toy_game()
+    load_tensors(loaded, game.state_dict(), what="a checkpoint")
+    assert loaded.drawn_classes == [0, 2]
+    assert torch.equal(loaded.draw_labels(50, noise()), game.draw_labels(50, noise()))
+    earlier = {key: value for key, value in game.state_dict().items() if key != "class_shares"}
+    loaded = toy_game()
+    load_tensors(loaded, earlier, what="a checkpoint of an earlier version")
+    assert loaded.drawn_classes == [0, 1, 2]
+    with pytest.raises(CheckpointError, match="not in the file: generator"):
+        load_tensors(loaded, {"class_shares": torch.ones(3)}, what="half a checkpoint")
+
+
+def test_data_that_say_how_many_classes_but_not_which(caplog):
+    game = toy_game()
+    game.check_data(SimpleNamespace(num_classes=2))
+    assert game.drawn_classes == [0, 1]
+    assert "the game has 3 classes, the data has images of 2" in caplog.text
+    game = toy_game()
+    game.check_data(SimpleNamespace())
+    assert game.drawn_classes == [0, 1, 2]
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 3], [-1, 0, 1]])
+def test_labels_that_the_game_has_not(labels):
+    with pytest.raises(ValueError, match=f"labels: expected values from 0 to 2, the data has {min(labels)} to"):
+        toy_game().check_data(SimpleNamespace(labels=labels))
 
 
 def test_data_without_labels_for_a_game_with_classes():

@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +69,18 @@ def test_the_class_is_found_where_it_is_not_given():
     assert (given.errors < 1e-3).all()
     wrong = invert(images, space, labels=1 - labels // 2, steps=120, restarts=2, rng=seeded())
     assert (wrong.errors > 10 * given.errors).all()
+
+
+def test_only_classes_that_were_learnt_are_tried():
+    game = toy_game(ToyGenerator(3), num_classes=3)
+    game.check_data(SimpleNamespace(labels=[1, 2]))
+    space = latent_space(game)
+    assert space.learnt_classes.tolist() == [1, 2]
+    assert sorted(set(space.draw_labels(50, Noise(seeded())).tolist())) == [1, 2]
+    tried = []
+    watched = replace(space, render=lambda z, y: tried.extend(y.tolist()) or space.render(z, y))
+    invert(known(space, 1, torch.tensor([0]))[1], watched, steps=1, restarts=5, rng=seeded())
+    assert sorted(set(tried)) == [1, 2]
 
 
 def test_bounded_latents_stay_in_their_bounds():
