@@ -123,6 +123,15 @@ def test_a_games_own_encoder_gives_the_start(
     result = run("invert", *trained, "--steps", 0, "--restarts", 1, "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
     assert load_file(tmp_path / "latent.safetensors")["latents"].tolist() == [[0.25] * 4]
+    # It is one for the loss that keeps the latent near its guess, too.
+    near = []
+    for weight in (0, 1000):
+        options = ("--steps", 40, "--restarts", 1, "--encoder-weight", weight, "--out", tmp_path / str(weight))
+        result = run("invert", *trained, *options)
+        assert result.exit_code == 0, result.stderr
+        latents = load_file(tmp_path / str(weight) / "latent.safetensors")["latents"]
+        near.append((latents - 0.25).abs().max())
+    assert near[1] < 0.2 * near[0]
 
 
 def test_errors_are_one_line(trained: tuple[Path, Path], tmp_path: Path) -> None:
@@ -133,7 +142,9 @@ def test_errors_are_one_line(trained: tuple[Path, Path], tmp_path: Path) -> None
         ((folder, picture, "--space", "w"), "has no mapping network"),
         ((folder, picture, "--class", "x"), "--class: there is no class 'x'"),
         ((folder, picture, "--class", "a,b"), "--class expects one class"),
-        ((folder, picture, "--encoder-weight", 1), "--encoder-weight needs an encoder"),
+        ((folder, picture, "--encoder-weight", 1), "--encoder-weight needs an encoder, and sagan has none of its own"),
+        ((folder, picture, "--feature-weight", 2), "--feature-weight goes with --features"),
+        ((folder, picture, "--domain", "b"), "domain: sagan draws images of one domain, got 'b'"),
         ((folder, picture, "--features", tmp_path / "no.pt"), "--features: there is no file"),
         ((folder, picture, "--features", picture), "is not a TorchScript file"),
         ((folder, picture, "--lr", 0), "lr: expected a positive"),

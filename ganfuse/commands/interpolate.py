@@ -8,6 +8,7 @@ import typer
 
 from ganfuse.commands._errors import CommandError
 from ganfuse.commands._sampling import Weights, chosen_classes, class_names, load_for_sampling
+from ganfuse.commands._two_domains import Domain, chosen_domains
 
 EXAMPLE = "ganfuse interpolate runs/sagan-digits --out walk.gif --space class --walks 16 --steps 24"
 
@@ -26,7 +27,8 @@ def interpolate(
         Path, typer.Option(help="File to write: a picture with a row per walk, or .gif, .webp, .mp4.")
     ] = Path("interpolation.png"),
     space: Annotated[
-        Space, typer.Option(help="Latents z, styles w (style models), or classes with the same latent.")
+        Space,
+        typer.Option(help="Latents z, styles w (style models), or classes with the same latent (GAN-CLS: texts)."),
     ] = Space.z,
     walks: Annotated[int, typer.Option(min=1, help="How many walks.")] = 8,
     steps: Annotated[int, typer.Option(min=2, help="Images of a walk, both ends included.")] = 10,
@@ -34,6 +36,13 @@ def interpolate(
         str | None,
         typer.Option(
             help="Classes of the walks, by number or name; pairs of them for --space class.", show_default="at random"
+        ),
+    ] = None,
+    domain: Annotated[
+        Domain | None,
+        typer.Option(
+            help="Of models that draw pairs (CoGAN): a, b, or both, a walk in A above the same in B.",
+            show_default="both",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
@@ -60,15 +69,20 @@ def interpolate(
     game = load_for_sampling(run, weights, checkpoint, device)
     labels = None
     if classes is not None:
-        chosen = chosen_classes(classes, class_names(run, game))
+        chosen = chosen_classes(classes, class_names(run, game), each=getattr(game, "drawn_classes", None))
         per_walk = 2 if space is Space.classes else 1
         if len(chosen) % per_walk:
             raise CommandError("--classes: for --space class give pairs, from which to which, such as 0,1,3,8")
         labels = torch.tensor(chosen).view(-1, per_walk)
         labels = labels[torch.arange(walks) % len(labels)]
         labels = labels if per_walk == 2 else labels[:, 0]
-    rng = torch.Generator().manual_seed(seed)
-    images = walk(game, walks=walks, steps=steps, space=space.value, labels=labels, rng=rng, loop=animated)
+    of_domains = []
+    for options in chosen_domains(game, domain, single=False):
+        rng = torch.Generator().manual_seed(seed)
+        of_domains.append(
+            walk(game, walks=walks, steps=steps, space=space.value, labels=labels, rng=rng, loop=animated, **options)
+        )
+    images = torch.stack(of_domains, 1).flatten(0, 1)
     if animated:
         typer.echo(str(save_animation(images.cpu(), out, frames_per_second=fps, columns=columns, scale=scale)))
     else:

@@ -61,7 +61,7 @@ def invert(
             show_default="pixels only",
         ),
     ] = None,
-    feature_weight: Annotated[float, typer.Option(min=0.0, help="Weight of that.")] = 1.0,
+    feature_weight: Annotated[float | None, typer.Option(min=0.0, help="Weight of that.", show_default="1")] = None,
     class_: Annotated[
         str | None, typer.Option("--class", help="Class, by number or name.", show_default="starts try them in turn")
     ] = None,
@@ -84,15 +84,21 @@ def invert(
     from ganfuse.engine.inversion import fine_tune, invert
     from ganfuse.engine.latent_space import latent_space
 
-    if encoder_weight and not encoder_steps:
-        raise CommandError("--encoder-weight needs an encoder", hint="--encoder-steps 2000 trains one")
+    if feature_weight is not None and features is None:
+        raise CommandError("--feature-weight goes with --features")
     game = load_for_sampling(run, weights, checkpoint, device)
     rng = torch.Generator().manual_seed(seed)
     found_space = latent_space(game, space.value, domain=domain, rng=rng)
     label = _label(class_, run, game)
     target = _read(image, run, found_space)
-    options: dict[str, Any] = {"features": _load_features(features, found_space), "feature_weight": feature_weight}
+    options: dict[str, Any] = {"features": _load_features(features, found_space)}
+    options["feature_weight"] = 1.0 if feature_weight is None else feature_weight
     encoder = _encoder(game, found_space, target, encoder_steps, rng)
+    if encoder_weight and encoder is None:
+        raise CommandError(
+            f"--encoder-weight needs an encoder, and {game.name} has none of its own for {space.value}",
+            hint="--encoder-steps 2000 trains one",
+        )
     with _progress("Searching", steps) as advance:
         found = invert(
             target,

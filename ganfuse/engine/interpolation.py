@@ -1,7 +1,8 @@
 """Walks between samples: in the space of latents z, of styles w, or between classes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ganfuse.engine.adversarial import AdversarialGame
 from ganfuse.engine.game import Game, evaluation_mode
+from ganfuse.engine.latent_space import LatentSpace, latent_space
 from ganfuse.engine.noise import Noise
 
 __all__ = ["SPACES", "interpolate", "lerp", "slerp"]
@@ -56,6 +58,7 @@ def interpolate(
     labels: Tensor | None = None,
     rng: torch.Generator | None = None,
     loop: bool = False,
+    domain: str = "a",
 ) -> Tensor:
     """Images along walks, each from one sample to another.
 
@@ -65,11 +68,13 @@ def interpolate(
         steps: images of each, both ends included.
         space: ``"z"``, along arcs between latents; ``"w"``, along lines between styles, for games that are
             `StyleBased` (see `ganfuse.engine.latent_space`); ``"class"``, along lines between the embeddings of
-            classes, with the same latent.
+            classes, with the same latent. Text-to-image games have texts of their data for classes; between them are
+            texts halfway (Reed et al. 2016, arXiv 1605.05396, section 4.3).
         labels: int64 (walks,), the class of each walk in z and w; for "class" (walks, 2): from which to which. None:
             drawn at random.
         rng: of latents and labels, on the CPU or the game's device.
         loop: come back: the walk goes on from the end to the beginning, 2·steps − 2 images, for endless animations.
+        domain: "a" or "b": which images of a game that draws pairs. The same generator walks through their partners.
 
     Returns:
         (walks, T, C, H, W) in [-1, 1].
@@ -83,7 +88,13 @@ def interpolate(
         raise ValueError(f"steps: expected at least 1 walk of at least 2 images, got {walks} of {steps}")
     if not isinstance(game, AdversarialGame):
         raise ValueError(f"game: {game.name!r} does not draw images from noise, so there is nothing to walk between")
-    walker = {"z": _walk_latents, "w": _walk_styles, "class": _walk_classes}[space]
+    walker: Callable[..., Tensor]
+    if space == "z":
+        walker = partial(_walk_latents, latents=latent_space(game, domain=domain))
+    elif space == "w":
+        walker = _walk_styles
+    else:
+        walker = _walk_classes if getattr(game, "texts", None) is None else _walk_texts
     share = torch.linspace(0.0, 1.0, steps)
     if loop:
         share = torch.cat([share, share[1:-1].flip(0)])
@@ -91,14 +102,34 @@ def interpolate(
         return walker(game, walks, share, labels, Noise(rng))
 
 
-def _walk_latents(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
+def _walk_latents(
+    game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise, *, latents: LatentSpace
+) -> Tensor:
     chosen = _labels(game, walks, labels, noise)
+    if chosen is None and latents.num_classes is not None:
+        chosen = latents.draw_labels(walks, noise)  # texts
     start, end = game.draw_latents(2 * walks, noise).chunk(2)
     between = slerp if game.latent == "normal" else lerp
     found = []
     for walk in range(walks):
         z = between(start[walk], end[walk], share)
-        found.append(game.generate(z, None if chosen is None else chosen[walk].expand(len(z))))
+        found.append(latents.render(z, None if chosen is None else chosen[walk].expand(len(z))))
+    return torch.stack(found)
+
+
+def _walk_texts(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
+    _labels(game, walks, labels, noise)
+    known: Tensor = torch.unique(game.texts, dim=0)  # type: ignore[arg-type]
+    if len(known) < 2:
+        raise ValueError(
+            f"space: {game.name!r} knows {len(known)} texts of its data, so there are none to walk between"
+        )
+    pairs = _pairs(len(known), walks, noise).to(known.device)
+    z = game.draw_latents(walks, noise)
+    found = []
+    for walk in range(walks):
+        between = lerp(known[pairs[walk, 0]], known[pairs[walk, 1]], share)
+        found.append(game.generator(z[walk].expand(len(share), *z.shape[1:]), between))
     return torch.stack(found)
 
 
@@ -118,11 +149,11 @@ def _walk_styles(game: AdversarialGame, walks: int, share: Tensor, labels: Tenso
 
 
 def _walk_classes(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
-    if game.num_classes is None or game.num_classes < 2:
+    classes = torch.tensor(game.drawn_classes)
+    if len(classes) < 2:
         raise ValueError(f"space: {game.name!r} was trained without classes, so there are none to walk between")
     device = next(game.parameters()).device
-    pairs = torch.stack([noise.integers(game.num_classes, walks), noise.integers(game.num_classes - 1, walks)], 1)
-    pairs[:, 1] += pairs[:, 1] >= pairs[:, 0]  # another class than the first
+    pairs = classes[_pairs(len(classes), walks, noise).cpu()]
     if labels is not None:
         if labels.shape != (walks, 2):
             raise ValueError(f"labels: expected ({walks}, 2), from which class to which, got {tuple(labels.shape)}")
@@ -135,6 +166,13 @@ def _walk_classes(game: AdversarialGame, walks: int, share: Tensor, labels: Tens
                 game.generate(z[walk].expand(len(share), *z.shape[1:]), torch.full((len(share),), first, device=device))
             )
     return torch.stack(found)
+
+
+def _pairs(count: int, walks: int, noise: Noise) -> Tensor:
+    """Places from which to walk, and to which, which is another one: int64 (walks, 2)."""
+    pairs = torch.stack([noise.integers(count, walks), noise.integers(count - 1, walks)], 1)
+    pairs[:, 1] += pairs[:, 1] >= pairs[:, 0]
+    return pairs
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Walks between samples, and their animations."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from ganfuse import standing_statistics
 from ganfuse.engine.animation import save_animation
 from ganfuse.engine.interpolation import interpolate, lerp, slerp
+from ganfuse.engine.noise import Noise
 from ganfuse.models import create
 from tests.engine.toys import SIZE, plain_game, toy_game
 
@@ -83,6 +85,83 @@ def _latents(game, walks):
     torch.randint(3, (walks,), generator=generator)
     torch.randint(2, (walks,), generator=generator)
     return torch.randn(walks, *game.latent_shape, generator=generator)
+
+
+def test_pairs_of_domains_walk_together():
+    torch.manual_seed(0)
+    game = create("cogan", width=2, discriminator_width=1, latent_dim=3)
+    walks = {domain: interpolate(game, walks=2, steps=3, rng=rng(), domain=domain) for domain in "ab"}
+    assert walks["a"].shape == walks["b"].shape == (2, 3, 1, 28, 28)
+    z = game.draw_latents(4, Noise(rng()))
+    with torch.no_grad():
+        expected = game.eval().generator((z[1:2] + z[3:]) / 2)
+    for domain, image in zip("ab", expected):
+        torch.testing.assert_close(walks[domain][1, 1], image[0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="domain: expected one of 'a', 'b', got 'c'"):
+        interpolate(game, domain="c")
+
+
+def text_game(texts):
+    torch.manual_seed(0)
+    game = create(
+        "gan-cls", resolution=32, channels=1, embedding_dim=4, text_features=3, width=2, discriminator_width=2,
+        latent_dim=3,
+    )  # fmt: skip
+    nn.init.normal_(game.generator.text.weight)
+    game.known_texts[: len(texts)] = texts
+    game.num_known.fill_(len(texts))
+    return game
+
+
+def test_latents_walk_with_one_text():
+    texts = torch.eye(4)[:2]
+    game = text_game(texts)
+    images = interpolate(game, walks=2, steps=3, rng=rng()).flatten(0, 1)
+    # The texts are drawn first, of the two that there are.
+    generator = rng()
+    chosen = torch.randint(2, (2,), generator=generator)
+    z = torch.randn(4, 3, generator=generator)
+    game.eval()
+    with torch.no_grad():
+        for walk in range(2):
+            expected = game.generator(z[[walk, walk + 2]], texts[chosen[walk]].expand(2, 4))
+            torch.testing.assert_close(images[[3 * walk, 3 * walk + 2]], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_walks_between_texts():
+    texts = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [1.0, 0, 0, 0]])
+    game = text_game(texts)
+    images = interpolate(game, walks=1, steps=3, space="class", rng=rng())[0]
+    generator = rng()
+    first = int(torch.randint(2, (1,), generator=generator))
+    torch.randint(1, (1,), generator=generator)
+    z = torch.randn(1, 3, generator=generator)
+    game.eval()
+    with torch.no_grad():
+        # In the order of their numbers; the third is the first once more.
+        a, b = (texts[1], texts[0])[:: 1 if first == 0 else -1]
+        expected = game.generator(z.expand(3, 3), torch.stack([a, (a + b) / 2, b]))
+    torch.testing.assert_close(images, expected)
+    with pytest.raises(ValueError, match="'gan-cls' knows 1 texts of its data"):
+        interpolate(text_game(texts[:1]), space="class")
+    with pytest.raises(ValueError, match="gan-cls has met no data yet"):
+        interpolate(text_game(texts[:0]))
+    with pytest.raises(ValueError, match="this game has no classes"):
+        interpolate(game, space="class", labels=torch.zeros(8, 2, dtype=torch.int64))
+
+
+def test_walks_lead_to_classes_that_the_data_had():
+    game = toy_game()
+    game.check_data(SimpleNamespace(labels=[0, 2]))
+    drawn = interpolate(game, walks=6, steps=2, space="class", rng=rng())
+    game.eval()
+    generator = rng()
+    first = torch.tensor([0, 2])[torch.randint(2, (6,), generator=generator)]
+    torch.randint(1, (6,), generator=generator)
+    z = torch.randn(6, 4, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(drawn[:, 0], game.generator(z, first), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(drawn[:, 1], game.generator(z, 2 - first), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["stylegan", "stylegan2"])
