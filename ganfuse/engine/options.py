@@ -184,6 +184,24 @@ class TrainerOptions(StabilityOptions):
         names = [name for name in (turn.name, *turn.players) if name in self.accumulation]
         return self.accumulation[names[0]] if names else 1
 
+    def check_turns(self, turns: Sequence[Turn]) -> None:
+        """Raises ValueError if `accumulation` names what the game has not, or cuts one turn's batch in two ways."""
+        if isinstance(self.accumulation, int):
+            return
+        known = list(dict.fromkeys(name for turn in turns for name in (*turn.players, turn.name)))
+        for name in self.accumulation:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"its players and turns: {', '.join(known)}"
+                raise ValueError(f"accumulation: the game has no player or turn {name!r}; {hint}")
+        for turn in turns:
+            counts = {name: self.accumulation[name] for name in turn.players if name in self.accumulation}
+            if turn.name not in self.accumulation and len(set(counts.values())) > 1:
+                raise ValueError(
+                    f"accumulation: {' and '.join(counts)} move in one turn, {turn.name!r}, whose batch is cut once; "
+                    f"got {counts!r}"
+                )
+
     def check_batch(self, batch_size: int, processes: int) -> None:
         """Raises ValueError if a batch cannot be divided among processes and micro-batches equally."""
         counts = self.accumulation.values() if isinstance(self.accumulation, Mapping) else [self.accumulation]

@@ -131,6 +131,7 @@ class Trainer:
             cuda_graphs=self.options.cuda_graphs,
             skip_nonfinite=self.options.on_nonfinite == "skip",
         )
+        self.options.check_turns(self.turn_runner.turns)
         # On a CPU there is nothing to win; and blocks that compute again must find their weights as they were.
         if self.device.type != "cpu" and not self.options.activation_checkpointing:
             fuse_networks(game, whole_networks(game, self.turn_runner.networks, self.options.shard_networks))

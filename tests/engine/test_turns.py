@@ -235,6 +235,10 @@ def test_batches_that_cannot_be_divided(tmp_path):
         train(plain_game(), tmp_path, accumulation=3)
     with pytest.raises(ValueError, match="accumulation of generator: expected a whole number of at least 1, got 0"):
         train(plain_game(), tmp_path, accumulation={"generator": 0})
+    with pytest.raises(ValueError, match=r"no player or turn 'generators'; did you mean 'generator'\?"):
+        train(plain_game(), tmp_path, accumulation={"generators": 2})
+    with pytest.raises(ValueError, match="no player or turn 'x'; its players and turns: discriminator, generator"):
+        train(plain_game(), tmp_path, accumulation={"x": 2})
 
 
 def test_lazy_penalties_have_a_turn_of_their_own(tmp_path):

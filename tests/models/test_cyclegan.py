@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganfuse.engine import Trainer
 from ganfuse.engine.game import Batch
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.schedules import Progress
@@ -186,6 +187,21 @@ def test_activations_can_be_computed_again(tmp_path):
     assert_trains_and_resumes(
         lambda: create("cyclegan", **TINY), ToyDomains(1, 24), tmp_path, activation_checkpointing=True
     )
+
+
+def test_both_players_batch_is_cut_once(tmp_path):
+    def fit(accumulation):
+        torch.manual_seed(0)
+        game = create("cyclegan", **TINY).double()
+        options = {"out": tmp_path / str(accumulation), "steps": 1, "batch_size": 4, "device": "cpu", "progress": False}
+        Trainer(game, ToyDomains(1, 24), sample_every=0, accumulation=accumulation, **options).fit()
+        return {name: parameter.detach() for name, parameter in game.named_parameters()}
+
+    whole = fit(1)
+    assert_same(fit({"generators": 2}), whole)
+    assert_same(fit({"translation": 4, "generators": 2, "discriminators": 1}), whole)
+    with pytest.raises(ValueError, match="accumulation: discriminators and generators move in one turn"):
+        fit({"generators": 2, "discriminators": 1})
 
 
 @pytest.mark.interpreter
