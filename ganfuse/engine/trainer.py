@@ -21,6 +21,7 @@ from ganfuse.engine.game import Game
 from ganfuse.engine.game_data import image_dtype, open_for
 from ganfuse.engine.gpu_readings import GPUReadings
 from ganfuse.engine.host_memory import keep_freed_memory
+from ganfuse.engine.idle_steps import warn_of_idle_steps
 from ganfuse.engine.interrupt import StopSignals
 from ganfuse.engine.layers.fuse_spectral_norms import fuse_networks
 from ganfuse.engine.loss_record import LossRecord, NonFiniteError, require_finite_weights
@@ -217,6 +218,8 @@ class Trainer:
             signals = stack.enter_context(StopSignals())
             if notice:
                 progress.say(notice)
+            if self.processes.is_first:
+                warn_of_idle_steps(self)
             self.game.train()
             # Gradients that the caller, or an earlier fit that raised, has left.
             self.game.zero_grad(set_to_none=True)

@@ -14,7 +14,7 @@ from ganfuse.engine.loss_record import LossRecord
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.precision import Precision
 from ganfuse.engine.processes import Processes
-from ganfuse.engine.schedules import Progress
+from ganfuse.engine.schedules import Progress, Schedule
 from ganfuse.engine.sharded_optimizer import (
     complete_state,
     load_complete_state,
@@ -125,6 +125,11 @@ class TurnRunner:
                     group["lr"].fill_(rate)
                 else:
                     group["lr"] = rate
+
+    @property
+    def schedules(self) -> list[Schedule | None]:
+        """Those of the players' learning rates; None: constant."""
+        return [player.schedule for player in self._players.values()]
 
     def learning_rates(self) -> dict[str, float]:
         """The present learning rate of each player (of its parameters without a multiplier, if there are any)."""
