@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ganfuse.engine import regularizers
 from ganfuse.engine.augment import AdaptiveAugment, diff_augment
+from ganfuse.engine.checks import is_number
 from ganfuse.engine.game import Batch, EMATarget, Player, Turn
 from ganfuse.engine.latent_game import LatentGame, takes_labels
 from ganfuse.engine.layers.minibatch_stddev import compare_within
@@ -101,10 +102,11 @@ class AdversarialGame(LatentGame):
         super().__init__(generator, latent_dim=latent_dim, num_classes=num_classes, latent=latent)
         if type(discriminator_steps) is not int or discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected a positive whole number, got {discriminator_steps!r}")
-        self.penalties = {"r1": r1_gamma, "r2": r2_gamma, "wgan_gp": wgan_gp, "dragan": dragan}
-        for key, weight in self.penalties.items():
-            if not weight >= 0.0:
+        weights = {"r1_gamma": r1_gamma, "r2_gamma": r2_gamma, "wgan_gp": wgan_gp, "dragan": dragan}
+        for key, weight in weights.items():
+            if not (is_number(weight) and weight >= 0.0):
                 raise ValueError(f"{key}: expected a weight of at least 0, got {weight!r}")
+        self.penalties = {key.removesuffix("_gamma"): weight for key, weight in weights.items()}
         if not isinstance(penalty_interval, int) or penalty_interval < 1:
             raise ValueError(f"penalty_interval: expected a positive whole number, got {penalty_interval!r}")
         self.penalty_interval = penalty_interval
@@ -113,14 +115,14 @@ class AdversarialGame(LatentGame):
         self.augmentation = augment
         # Its probability is state of the game, and so in the checkpoints.
         self.adaptive_augment = AdaptiveAugment() if augment == "ada" else None
-        if not adam_eps >= 0.0:
+        if not (is_number(adam_eps) and adam_eps >= 0.0):
             raise ValueError(f"adam_eps: expected a number of at least 0, got {adam_eps!r}")
         if not isinstance(betas, Sequence) or len(betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {betas!r}")
         for key, rate in (("generator_lr", generator_lr), ("discriminator_lr", discriminator_lr)):
-            if not (isinstance(rate, int | float) and rate >= 0.0):
+            if not (is_number(rate) and rate >= 0.0):
                 raise ValueError(f"{key}: expected a learning rate of at least 0, got {rate!r}")
-        if ema_decay is not None and not (isinstance(ema_decay, int | float) and 0.0 <= ema_decay < 1.0):
+        if ema_decay is not None and not (is_number(ema_decay) and 0.0 <= ema_decay < 1.0):
             raise ValueError(f"ema_decay: expected 0 <= decay < 1 or None, got {ema_decay!r}")
         self.name = name
         self.config = config

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ganfuse.engine.checks import is_number
 from ganfuse.engine.fused_adam import FusedAdam
 from ganfuse.engine.lean_adam import LeanAdam
 
@@ -34,7 +35,7 @@ class Adam:
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
-        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+        if len(self.betas) != 2 or not all(is_number(beta) and 0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers with 0 <= beta < 1, got {self.betas!r}")
         # A whole number, such as YAML's 0, beside a fraction is refused by PyTorch.
         object.__setattr__(self, "betas", (float(self.betas[0]), float(self.betas[1])))
@@ -99,7 +100,7 @@ class SGD:
 
 
 def _check_rate(lr: float) -> None:
-    if not lr >= 0.0:
+    if not (is_number(lr) and lr >= 0.0):
         raise ValueError(f"lr: expected a learning rate of at least 0, got {lr!r}")
 
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ganfuse.engine.checks import is_number
+
 __all__ = [
     "ConstantThenLinear",
     "Cosine",
@@ -66,7 +68,7 @@ def _check_unit(unit: str) -> None:
 
 def _check_positive(**lengths: float) -> None:
     for name, value in lengths.items():
-        if not value > 0:
+        if not (is_number(value) and value > 0):
             raise ValueError(f"{name}: expected a positive number, got {value!r}")
 
 

@@ -24,7 +24,14 @@ from ganfuse.engine.optimizers import Adam
 from ganfuse.engine.precision import at_least_float32
 from ganfuse.engine.schedules import Exponential
 from ganfuse.models.bigan_networks import Discriminator, Encoder, Generator
-from ganfuse.models.checks import check_choice, check_images, check_positive, check_range, check_resolution
+from ganfuse.models.checks import (
+    check_choice,
+    check_images,
+    check_length,
+    check_positive,
+    check_range,
+    check_resolution,
+)
 from ganfuse.models.registry import register_model
 
 ARCHITECTURES = ("mlp", "convolutional")
@@ -199,6 +206,8 @@ def bigan(
     regression = (0.0 if joint else 1.0) if latent_regressor is None else latent_regressor
     check_positive(resolution=resolution, channels=channels, width=width, latent_dim=latent_dim)
     check_range(0.0, float("inf"), latent_regressor=regression, weight_decay=weight_decay)
+    check_range(0.0, float("inf"), constant_epochs=constant_epochs)
+    check_length(decay_epochs=decay_epochs)
     if not joint and regression == 0:
         raise ValueError("latent_regressor: without its loss the latent regressor's encoder would learn nothing, got 0")
     doublings = (resolution // 8).bit_length()

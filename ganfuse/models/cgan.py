@@ -21,7 +21,7 @@ from ganfuse.engine.game import Batch
 from ganfuse.engine.layers import MinibatchDiscrimination
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.precision import at_least_float32
-from ganfuse.models.checks import check_choice, check_classes, check_labels, check_latents, check_positive, check_range
+from ganfuse.models.checks import check_choice, check_classes, check_count, check_labels, check_latents, check_positive
 from ganfuse.models.dcgan import conv_networks
 from ganfuse.models.feature_discriminator import Features
 from ganfuse.models.gan import replay_pool
@@ -139,6 +139,8 @@ class AuxiliaryClassifierGame(ConditionalGame):
         real_labels = self._real_labels(batch)
         real_logits, real_classes = self.discriminator.judge(self.augmented(batch.images, noise))
         fake_logits, fake_classes = self.discriminator.judge(self.augmented(fakes, noise))
+        if self.adaptive_augment is not None:
+            self.adaptive_augment.observe(real_logits)
         source = self.loss.discriminator(real_logits, fake_logits)
         of_class = classification_loss(real_classes, real_labels) + classification_loss(fake_classes, fake_labels)
         values = {
@@ -189,6 +191,7 @@ def cgan(
     betas: Sequence[float] = (0.5, 0.999),
     discriminator_steps: int = 1,
     r1_gamma: float = 0.0,
+    wgan_gp: float = 0.0,
     minibatch_kernels: int = 0,
     replay: int = 0,
     ema_decay: float | None = None,
@@ -205,7 +208,7 @@ def cgan(
         width: unit of the widths; None: 128 or 64.
         latent_dim: size of z ~ N(0, 1).
         loss: "non-saturating"; also popular is "least-squares". See `AdversarialGame`.
-        generator_lr, discriminator_lr, betas, discriminator_steps, r1_gamma: see `AdversarialGame`.
+        generator_lr, discriminator_lr, betas, discriminator_steps, r1_gamma, wgan_gp: see `AdversarialGame`.
         minibatch_kernels: features of minibatch discrimination (Salimans et al. 2016, whose code has 100); 0: none.
         replay: show the discriminator a history of so many generated images (experience replay); 0: the present ones.
         ema_decay: of a moving average of the generator, which the paper does not have; None: none.
@@ -216,10 +219,13 @@ def cgan(
     check_choice("conditioning", conditioning, CONDITIONINGS)
     check_choice("architecture", architecture, ARCHITECTURES)
     if check_classes(num_classes) is None:
-        raise ValueError(f"num_classes: a conditional GAN needs at least 2, got {num_classes!r}")
+        raise ValueError(
+            f"num_classes: a conditional GAN needs data of at least 2 classes, got {num_classes!r}; without classes "
+            "gan and dcgan do"
+        )
     width = {"mlp": 128, "convolutional": 64}[architecture] if width is None else width
     check_positive(resolution=resolution, channels=channels, width=width, latent_dim=latent_dim)
-    check_range(0, 2**16, minibatch_kernels=minibatch_kernels)
+    check_count(minibatch_kernels=minibatch_kernels)
     condition = num_classes if conditioning == "concat" else 0
     features: Features
     if architecture == "mlp":
@@ -265,6 +271,7 @@ def cgan(
         betas=betas,
         discriminator_steps=discriminator_steps,
         r1_gamma=r1_gamma,
+        wgan_gp=wgan_gp,
         replay=replay_pool(replay, channels, resolution, labelled=True),
         ema_decay=ema_decay,
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 __all__ = ["check_attention", "check_choice", "check_classes", "check_images", "check_labels", "check_latents"]
-__all__ += ["check_positive", "check_range", "check_resolution", "check_unused"]
+__all__ += ["check_count", "check_length", "check_positive", "check_range", "check_resolution", "check_unused"]
 
 
 def check_resolution(system: str, resolution: object, resolutions: Sequence[int]) -> None:
@@ -19,6 +19,20 @@ def check_positive(**values: object) -> None:
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{key}: expected a positive whole number, got {value!r}")
+
+
+def check_count(**values: object) -> None:
+    """Raises ValueError for what is not a whole number of at least 0."""
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{key}: expected a whole number of at least 0, got {value!r}")
+
+
+def check_length(**values: object) -> None:
+    """Raises ValueError for what is not a number above 0, such as the epochs that a schedule takes."""
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"{key}: expected a number above 0, got {value!r}")
 
 
 def check_range(least: float, most: float, **values: float) -> None:

@@ -63,6 +63,11 @@ class CoGANGame(AdversarialGame):
             return
         if labels is None:
             raise ValueError("num_classes: a classifier needs labels of domain A, which has none")
+        if getattr(domains[0], "num_classes", 2) < 2:
+            raise ValueError(
+                f"num_classes: the images of domain A are all of one class, the game was made for "
+                f"{classifier.out_channels} classes"
+            )
         if int(labels.max()) >= classifier.out_channels:
             raise ValueError(
                 f"num_classes: domain A has labels up to {int(labels.max())}, the game was made for "

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ganfuse.engine.adversarial import AdversarialGame
-from ganfuse.models.checks import check_choice, check_positive, check_range, check_resolution
+from ganfuse.models.checks import check_choice, check_count, check_positive, check_resolution
 from ganfuse.models.dcgan_networks import ConvFeatures, ConvGenerator, SmallConvFeatures, SmallConvGenerator
 from ganfuse.models.feature_discriminator import FeatureDiscriminator, Features
 from ganfuse.models.gan import replay_pool
@@ -70,6 +70,7 @@ def dcgan(
     betas: Sequence[float] = (0.5, 0.999),
     discriminator_steps: int = 1,
     r1_gamma: float = 0.0,
+    wgan_gp: float = 0.0,
     minibatch_kernels: int = 0,
     replay: int = 0,
     ema_decay: float | None = None,
@@ -84,7 +85,7 @@ def dcgan(
         latent_dim: size of z.
         latent: "normal", N(0, 1), or "uniform", U(-1, 1), as in the paper.
         kernel_size: 4, or 5 as in the paper.
-        loss, generator_lr, discriminator_lr, betas, discriminator_steps, r1_gamma: see `AdversarialGame`.
+        loss, generator_lr, discriminator_lr, betas, discriminator_steps, r1_gamma, wgan_gp: see `AdversarialGame`.
         minibatch_kernels: features of minibatch discrimination (Salimans et al. 2016, whose code has 100); 0: none.
         replay: show the discriminator a history of so many generated images (experience replay); 0: the present ones.
         ema_decay: of a moving average of the generator, which the paper does not have; None: none.
@@ -94,7 +95,7 @@ def dcgan(
     """
     check_positive(channels=channels, width=width, latent_dim=latent_dim)
     check_choice("latent", latent, LATENTS)
-    check_range(0, 2**16, minibatch_kernels=minibatch_kernels)
+    check_count(minibatch_kernels=minibatch_kernels)
     generator, features = conv_networks(
         resolution=resolution, channels=channels, width=width, latent_dim=latent_dim, kernel_size=kernel_size
     )
@@ -111,6 +112,7 @@ def dcgan(
         betas=betas,
         discriminator_steps=discriminator_steps,
         r1_gamma=r1_gamma,
+        wgan_gp=wgan_gp,
         replay=replay_pool(replay, channels, resolution),
         ema_decay=ema_decay,
     )

@@ -16,7 +16,7 @@ from ganfuse.engine.adversarial import AdversarialGame
 from ganfuse.engine.game import OptimizerFactory, Player
 from ganfuse.engine.optimizers import Adam, RMSprop
 from ganfuse.engine.replay_pool import ReplayPool
-from ganfuse.models.checks import check_choice, check_positive, check_range
+from ganfuse.models.checks import check_choice, check_count, check_positive
 from ganfuse.models.feature_discriminator import FeatureDiscriminator
 from ganfuse.models.mlp_networks import MLPFeatures, MLPGenerator
 from ganfuse.models.registry import register_model
@@ -24,6 +24,7 @@ from ganfuse.models.registry import register_model
 __all__ = ["GANGame", "gan", "replay_pool"]
 
 LOSSES = ("non-saturating", "minimax")
+_BETAS = (0.5, 0.999)
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ def replay_pool(capacity: int, channels: int, resolution: int, *, labelled: bool
     Raises:
         ValueError: the capacity is not a whole number of at least 0.
     """
-    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0:
-        raise ValueError(f"replay: expected a whole number of images of at least 0, got {capacity!r}")
+    check_count(replay=capacity)
     return ReplayPool(capacity, (channels, resolution, resolution), labelled=labelled) if capacity else None
 
 
@@ -97,7 +97,7 @@ def gan(
     loss: str = "non-saturating",
     generator_lr: float | None = None,
     discriminator_lr: float | None = None,
-    betas: Sequence[float] = (0.5, 0.999),
+    betas: Sequence[float] | None = None,
     discriminator_steps: int = 1,
     minibatch_kernels: int = 0,
     replay: int = 0,
@@ -113,7 +113,7 @@ def gan(
         latent_dim: size of z ~ N(0, 1); None: 30 or 100.
         loss: "non-saturating", the form recommended for training in section 3, or "minimax", equation 1.
         generator_lr, discriminator_lr: None: 1e-3, of RMSprop, or 2e-4, of Adam.
-        betas: of Adam.
+        betas: of Adam, which "batch-norm" has; None: 0.5 and 0.999.
         discriminator_steps: discriminator updates per generator update.
         minibatch_kernels: features of minibatch discrimination (Salimans et al. 2016, whose code has 100); 0: none.
         replay: show the discriminator a history of so many generated images (experience replay); 0: the present ones.
@@ -128,7 +128,12 @@ def gan(
     width = chosen.width if width is None else width
     latent_dim = chosen.latent_dim if latent_dim is None else latent_dim
     check_positive(resolution=resolution, channels=channels, width=width, latent_dim=latent_dim)
-    check_range(0, 2**16, minibatch_kernels=minibatch_kernels)
+    if betas is None:
+        betas = _BETAS
+    elif architecture == "gelu" and not (isinstance(betas, Sequence) and tuple(betas) == _BETAS):
+        # Those of _BETAS were the default once, and stand in the configurations of runs.
+        raise ValueError(f"betas: of Adam, and architecture='gelu' has RMSprop; got {betas!r}")
+    check_count(minibatch_kernels=minibatch_kernels)
     generator = MLPGenerator(
         resolution=resolution,
         channels=channels,

@@ -19,7 +19,7 @@ from ganfuse.engine.game import Batch, evaluation_mode
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.precision import at_least_float32
 from ganfuse.engine.schedules import StepDecay
-from ganfuse.models.checks import check_choice, check_positive, check_range, check_resolution
+from ganfuse.models.checks import check_choice, check_length, check_positive, check_range, check_resolution
 from ganfuse.models.gan_cls_networks import Discriminator, Generator
 from ganfuse.models.registry import register_model
 
@@ -100,6 +100,11 @@ class TextToImageGame(AdversarialGame):
 
         Each kind of pair is a batch of its own to the discriminator's batch normalisation.
         """
+        if len(batch) < 2:
+            raise ValueError(
+                "batch_size: a text is also shown with the image of another, so each micro-batch of each process needs "
+                f"at least 2 images, got {len(batch)}"
+            )
         text = self.draw_text(batch, noise)
         with torch.no_grad():
             fakes = self.generator(self.draw_latents(len(batch), noise), text)
@@ -188,13 +193,14 @@ class TextToImageGame(AdversarialGame):
         return torch.cat(parts)
 
     def preview(self, n: int, *, rng: torch.Generator) -> tuple[Tensor, int | None]:
-        """Texts of the data; where the classes fill a row, a column for each."""
+        """Texts of the data; where the classes fill a row, a column for each, of one of its texts."""
         known, classes = int(self.num_known), int(self.known_classes)
         if known == 0:
             return self.sample(n, rng=rng), None
-        columns = classes if 1 < classes <= n else None
+        columns = classes if 1 < classes <= min(n, known) else None
         n -= n % (columns or 1)
-        rows = torch.arange(n, device=self.known_texts.device) % known
+        # The first of the texts are of one class each, and what a column shows apart from its text is the noise's.
+        rows = torch.arange(n, device=self.known_texts.device) % (columns or known)
         return self.sample(n, rng=rng, embeddings=self.known_texts[rows]), columns
 
     def _texts(self, n: int, embeddings: Tensor | None, noise: Noise) -> Tensor:
@@ -272,6 +278,7 @@ def gan_cls(
     check_range(0.0, float("inf"), interpolation_weight=interpolation_weight)
     size = round(resolution * 76 / 64) if load_size is None else load_size
     check_positive(channels=channels, embedding_dim=embedding_dim, text_features=text_features, width=width)
+    check_length(lr_halving_epochs=lr_halving_epochs)
     check_positive(discriminator_width=discriminator_width, latent_dim=latent_dim, captions=captions, load_size=size)
     if size < resolution:
         raise ValueError(f"load_size: expected at least the resolution, {resolution}, got {size}")

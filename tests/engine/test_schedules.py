@@ -77,6 +77,7 @@ def test_by_name():
         (lambda: StepDecay(0), "every: expected a positive"),
         (lambda: Exponential(1, 1, final=0), "final: expected a positive"),
         (lambda: Warmup(-1), "length: expected a positive"),
+        (lambda: Cosine("long"), "length: expected a positive number, got 'long'"),
         (lambda: named_schedule("sine", 1, "steps"), "schedule: expected one of 'constant'"),
         (lambda: piecewise([1], [1.0]), "values: expected 2, one more than boundaries, got 1"),
         (lambda: piecewise([2, 1], [1.0, 2.0, 3.0]), "boundaries: expected increasing"),

@@ -222,6 +222,11 @@ def test_refuses_what_it_is_not_made_for():
         ({"inference": "vae"}, "inference: expected one of 'adversarial', 'latent-regressor', got 'vae'"),
         ({"architecture": "convolutional"}, "resolution: a convolutional BiGAN is made for 32, 64, 128 px, got 28"),
         ({"latent_dim": 0}, "latent_dim: expected a positive whole number, got 0"),
+        ({"constant_epochs": -1}, "constant_epochs: expected a number of at least 0, got -1"),
+        ({"constant_epochs": "x"}, "constant_epochs: expected a number of at least 0, got 'x'"),
+        ({"decay_epochs": 0}, "decay_epochs: expected a number above 0, got 0"),
+        ({"lr": "fast"}, "lr: expected a learning rate of at least 0, got 'fast'"),
+        ({"betas": ["a", "b"]}, r"betas: expected two numbers with 0 <= beta < 1, got \('a', 'b'\)"),
         ({"latent_regressor": -1.0}, "latent_regressor: expected a number of at least 0"),
         ({"inference": "latent-regressor", "latent_regressor": 0}, "latent_regressor: without its loss"),
     ):

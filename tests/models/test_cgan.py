@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from ganfuse.engine.game import Batch
 from ganfuse.engine.noise import Noise
 from ganfuse.models import create
+from ganfuse.models.cgan import AuxiliaryClassifierGame
 from tests.models import step_checks
 from tests.models.plain_layers import count
 from tests.models.step_checks import ToyImages, assert_backends_agree, assert_trains_and_resumes
@@ -108,6 +109,18 @@ def test_generated_labels_follow_those_of_the_data():
         game.check_data(data)
 
 
+def test_an_auxiliary_classifiers_overfitting_moves_adaptive_augmentation():
+    features = create("cgan", conditioning="acgan", **TINY)
+    game = AuxiliaryClassifierGame(
+        features.generator, features.discriminator, "hinge", num_classes=3, latent_dim=5, augment="ada"
+    )
+    batch = Batch(torch.rand(4, 1, 8, 8) * 2 - 1, torch.tensor([0, 1, 2, 1]))
+    before = {key: value.clone() for key, value in game.adaptive_augment.state_dict().items()}
+    game.discriminator_loss(batch, Noise(torch.Generator().manual_seed(0)))
+    after = game.adaptive_augment.state_dict()
+    assert any(not torch.equal(after[key], value) for key, value in before.items())
+
+
 @pytest.mark.interpreter
 @pytest.mark.parametrize("conditioning", MODES)
 def test_backends_agree_on_a_step(conditioning):
@@ -120,6 +133,7 @@ def test_backends_agree_on_a_step(conditioning):
     {**TINY, "conditioning": "concat", "replay": 5},
     {**TINY, "conditioning": "projection", "minibatch_kernels": 2},
     {**TINY, "conditioning": "acgan", "replay": 5, "minibatch_kernels": 2},
+    {**TINY, "conditioning": "projection", "loss": "wasserstein", "wgan_gp": 10.0},
 ])  # fmt: skip
 def test_trains_resumes_and_is_sampled(tmp_path, config):
     game = assert_trains_and_resumes(lambda: create("cgan", **config), ToyImages(1, 8), tmp_path)
@@ -130,8 +144,9 @@ def test_refuses_what_it_is_not_made_for():
     for config, message in (
         ({"conditioning": "sum"}, "conditioning: expected one of 'concat', 'projection', 'acgan', got 'sum'"),
         ({"architecture": "resnet"}, "architecture: expected one of 'mlp', 'convolutional', got 'resnet'"),
-        ({"num_classes": 1}, "num_classes: a conditional GAN needs at least 2, got 1"),
-        ({"num_classes": None}, "num_classes: a conditional GAN needs at least 2, got None"),
+        ({"num_classes": 1}, "num_classes: a conditional GAN needs data of at least 2 classes, got 1"),
+        ({"num_classes": None}, "num_classes: a conditional GAN needs data of at least 2 classes, got None"),
+        ({"wgan_gp": -1}, "wgan_gp: expected a weight of at least 0, got -1"),
         ({"architecture": "convolutional", "resolution": 30}, "resolution: DCGAN is made for"),
         ({"replay": 1.5}, "replay: expected a whole number"),
     ):

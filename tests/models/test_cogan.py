@@ -210,6 +210,10 @@ def test_refuses_what_it_is_not_made_for():
         game.check_data(ToyImages(1, 28))
     with pytest.raises(ValueError, match="num_classes: domain A has labels up to 2, the game was made for 2"):
         adapting.check_data(ToyDomains())
+    one_class = ToyDomains()
+    one_class.domains[0].labels, one_class.domains[0].num_classes = torch.zeros(8, dtype=torch.int64), 1
+    with pytest.raises(ValueError, match="num_classes: the images of domain A are all of one class"):
+        adapting.check_data(one_class)
     with pytest.raises(ValueError, match="data: CoGAN needs images of two domains"):
         game.discriminator_loss(Batch(torch.zeros(2, 1, 28, 28)), noise())
     with pytest.raises(ValueError, match="num_classes: the game was made without classes"):

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from ganfuse.engine.game import Batch
+from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
 from ganfuse.models import create
 from tests.models import step_checks
@@ -106,13 +107,34 @@ def test_feature_maps_are_channels_last():
     assert all(seen)
 
 
+def test_wgan_gp():
+    game = create("dcgan", loss="wasserstein", wgan_gp=10.0, **SMALL).double().eval()
+    step_checks.unsettle(game)
+    real = torch.rand(3, 1, 28, 28, dtype=torch.float64) * 2 - 1
+    noise = torch.Generator().manual_seed(0)
+    values = game.discriminator_loss(Batch(real), Noise(noise))
+    noise.manual_seed(0)
+    fake = game.generator(torch.randn(3, 5, generator=noise, dtype=torch.float64)).detach()
+    share = torch.rand(3, 1, 1, 1, generator=noise, dtype=torch.float64)
+    between = (real + share * (fake - real)).requires_grad_()
+    (slope,) = torch.autograd.grad(game.discriminator(between).sum(), between)
+    penalty = 10.0 * (slope.square().sum((1, 2, 3)).sqrt() - 1).square().mean()
+    torch.testing.assert_close(values["wgan_gp"], penalty)
+    critic = game.discriminator(fake).mean() - game.discriminator(real).mean()
+    torch.testing.assert_close(values["loss"], critic + penalty)
+
+
 @pytest.mark.interpreter
 def test_backends_agree_on_a_step():
     game = create("dcgan", **{**TINY, "width": 1})
     assert_backends_agree(game, Batch(torch.rand(2, 1, 32, 32) * 2 - 1))
 
 
-@pytest.mark.parametrize("config", [TINY, {**SMALL, "replay": 5, "minibatch_kernels": 2, "ema_decay": 0.9}])
+@pytest.mark.parametrize("config", [
+    TINY,
+    {**SMALL, "replay": 5, "minibatch_kernels": 2, "ema_decay": 0.9},
+    {**SMALL, "loss": "wasserstein", "wgan_gp": 10.0},
+])  # fmt: skip
 def test_trains_resumes_and_is_sampled(tmp_path, config):
     assert_trains_and_resumes(lambda: create("dcgan", **config), ToyImages(1, config["resolution"]), tmp_path)
 
@@ -124,6 +146,9 @@ def test_refuses_what_it_is_not_made_for():
         ("latent", "gauss", "latent: expected one of 'normal', 'uniform', got 'gauss'"),
         ("latent_dim", 0, "latent_dim: expected a positive whole number, got 0"),
         ("loss", "hing", "loss: expected one of"),
+        ("minibatch_kernels", 1.5, "minibatch_kernels: expected a whole number of at least 0, got 1.5"),
+        ("r1_gamma", -1, "r1_gamma: expected a weight of at least 0, got -1"),
+        ("wgan_gp", "much", "wgan_gp: expected a weight of at least 0, got 'much'"),
     ):
         with pytest.raises(ValueError, match=message):
             create("dcgan", **{key: value})

@@ -115,11 +115,19 @@ def test_refuses_what_it_is_not_made_for():
         ("architecture", "conv", "architecture: expected one of 'gelu', 'batch-norm', got 'conv'"),
         ("loss", "hinge", "loss: expected one of 'non-saturating', 'minimax', got 'hinge'"),
         ("width", 0, "width: expected a positive whole number, got 0"),
-        ("replay", -1, "replay: expected a whole number of images of at least 0, got -1"),
-        ("minibatch_kernels", -1, "minibatch_kernels: expected a number in"),
+        ("replay", -1, "replay: expected a whole number of at least 0, got -1"),
+        ("minibatch_kernels", -1, "minibatch_kernels: expected a whole number of at least 0, got -1"),
+        ("minibatch_kernels", 1.5, "minibatch_kernels: expected a whole number of at least 0, got 1.5"),
+        ("betas", [0.9, 0.999], "betas: of Adam, and architecture='gelu' has RMSprop; got"),
+        ("betas", 0.9, "betas: of Adam, and architecture='gelu' has RMSprop; got 0.9"),
     ):
         with pytest.raises(ValueError, match=message):
             create("gan", **{key: value})
+    # Configurations of earlier runs have them.
+    create("gan", **TINY, betas=[0.5, 0.999])
+    for betas, found in ((None, (0.5, 0.999)), ([0.9, 0.99], (0.9, 0.99))):
+        for player in create("gan", **TINY, architecture="batch-norm", betas=betas).players():
+            assert player.optimizer.betas == found
     game = create("gan", **TINY)
     with pytest.raises(ValueError, match=r"images: expected \(B, 1, 8, 8\), got \(2, 1, 9, 8\)"):
         game.discriminator(torch.zeros(2, 1, 9, 8))

@@ -188,8 +188,14 @@ def test_samples_of_texts_and_of_those_of_the_data():
     again = game.sample(3, embeddings=text.expand(3, 6), rng=rng.manual_seed(0), batch_size=2)
     torch.testing.assert_close(images, again)
     assert not torch.allclose(images, game.sample(3, rng=rng.manual_seed(0)))
-    grid, columns = game.preview(8, rng=rng)
-    assert (len(grid), columns) == (6, 3)
+    # A column for each class, though the data have fewer texts than the grid has places, and not as many of each class.
+    data.labels = torch.tensor([0, 0, 0, 0, 0, 1, 2, 2])
+    game.check_data(data)
+    grid, columns = game.preview(20, rng=rng.manual_seed(1))
+    assert (len(grid), columns) == (18, 3)
+    assert game.known_texts[:3, 4].tolist() == [0, 5, 6]
+    shown = game.sample(18, embeddings=game.known_texts[:3].repeat(6, 1), rng=rng.manual_seed(1))
+    torch.testing.assert_close(grid, shown)
     for arguments, message in (
         ({"labels": 1}, "labels: this game draws images of texts"),
         ({"embeddings": torch.zeros(2, 6)}, r"embeddings: expected \(3, 6\) or \(6,\), got \(2, 6\)"),
@@ -220,6 +226,8 @@ def test_refuses_what_it_is_not_made_for():
         ("interpolation_weight", -1, "interpolation_weight: expected a number of at least 0"),
         ("load_size", 31, "load_size: expected at least the resolution, 32, got 31"),
         ("captions", 0, "captions: expected a positive whole number, got 0"),
+        ("lr_halving_epochs", 0, "lr_halving_epochs: expected a number above 0, got 0"),
+        ("lr_halving_epochs", "never", "lr_halving_epochs: expected a number above 0, got 'never'"),
     ):
         with pytest.raises(ValueError, match=message):
             create("gan-cls", **{**TINY, key: value})
@@ -232,6 +240,8 @@ def test_refuses_what_it_is_not_made_for():
         game.check_data(data)
     with pytest.raises(ValueError, match=r"embeddings: expected shape \(2, 6\), got None"):
         game.generator(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"batch_size: a text is also shown with the image of another, .* got 1"):
+        game.discriminator_loss(toy_batch(n=1), noise())
     with pytest.raises(ValueError, match="embeddings: the batch has none"):
         game.generator_loss(Batch(torch.zeros(2, 1, 32, 32)), noise())
 
