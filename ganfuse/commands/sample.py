@@ -25,6 +25,7 @@ from ganfuse.commands._sampling import (
     load_for_sampling,
     refuse_of_runs,
 )
+from ganfuse.commands._texts import chosen_embeddings
 from ganfuse.commands._two_domains import (
     Domain,
     alternate_rows,
@@ -78,6 +79,18 @@ def sample(
         str | None,
         typer.Option(help='Classes to draw, by number or name, such as "0,1,2", or "each".', show_default="at random"),
     ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of models of texts (GAN-CLS) trained on captioned:SOURCE: a sentence to draw. May be repeated: a row "
+            "each.",
+            show_default="texts of the data",
+        ),
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(help="Of models of texts: embeddings to draw, .npy or .safetensors, (N, features). A row each."),
+    ] = None,
     truncation: Annotated[
         float | None,
         typer.Option(help="z: redraw latents beyond this; w: draw styles towards their mean, 1 is not at all."),
@@ -111,7 +124,8 @@ def sample(
 ) -> None:
     """Draw images from a trained run, or with another codebase's weights: a grid, or an archive of many.
 
-    With --classes each class gets a row (or as many as --columns makes of it) of equally many images.
+    With --classes each class gets a row (or as many as --columns makes of it) of equally many images, and so does each
+    --text.
 
     With other weights: ganfuse sample --from biggan-pytorch:G_ema.pth --out grid.png --truncation 0.5
 
@@ -131,7 +145,7 @@ def sample(
         require_image_ending(picture)
     require_one(run, from_, part=part, set=set_)
     if from_ is not None:
-        refuse_of_runs(weights, checkpoint, data=data, split=split, reconstruct=reconstruct)
+        refuse_of_runs(weights, checkpoint, data=data, split=split, reconstruct=reconstruct, text=text)
         tabulated = truncation is not None and has_keyword(from_, "truncation")
         if tabulated and standing_statistics is None:
             # Such checkpoints have statistics for each truncation.
@@ -146,8 +160,9 @@ def sample(
         assert run is not None
         game = load_for_sampling(run, weights, checkpoint, device)
     if run is not None and (reconstruct or isinstance(game, TranslationGame)):
-        given = {"--npz": npz, "--classes": classes, "--truncation": truncation, "--domain": domain}
+        given: dict[str, Any] = {"--npz": npz, "--classes": classes, "--truncation": truncation, "--domain": domain}
         given |= {"--truncation-cutoff": truncation_cutoff, "--standing-statistics": standing_statistics}
+        given |= {"--text": text or None, "--embeddings": embeddings}
         refuse_given(given, "nothing is drawn from noise here, images are reconstructed or translated")
         chosen_data: dict[str, Any] = {"seed": seed, "source": data, "split": split}
         if reconstruct:
@@ -161,24 +176,32 @@ def sample(
         return
     refuse_given({"--data": data, "--split": split}, f"{game.name} draws from noise, it takes no images")
     usual = DEFAULT_NUM if npz is None else DEFAULT_NPZ
+
+    def per_row(rows: int) -> int:
+        return -(-(num or (usual if npz is not None else 0)) // rows) or DEFAULT_PER_CLASS
+
     labels = None
+    wanted = chosen_embeddings(run, game, text, embeddings)
     if classes is not None:
         chosen = chosen_classes(classes, class_names(run, game), each=getattr(game, "drawn_classes", None))
-        per_class = -(-(num or (usual if npz is not None else 0)) // len(chosen)) or DEFAULT_PER_CLASS
-        labels = torch.tensor(chosen).repeat_interleave(per_class)
-        columns = columns or per_class
+        labels = torch.tensor(chosen).repeat_interleave(per_row(len(chosen)))
+        columns = columns or per_row(len(chosen))
+    elif wanted is not None:
+        columns = columns or per_row(len(wanted))
+        wanted = wanted.repeat_interleave(per_row(len(wanted)), 0)
     elif npz is not None and getattr(game, "num_classes", None):
         # Drawn here, so that the archive can say what each image is of.
         drawing: Any = game
         labels = drawing.draw_labels(num or usual, Noise(torch.Generator().manual_seed(seed))).cpu()
-    count = len(labels) if labels is not None else num or usual
+    per_image = {key: value for key, value in (("labels", labels), ("embeddings", wanted)) if value is not None}
+    count = len(next(iter(per_image.values()))) if per_image else num or usual
     domains = chosen_domains(game, domain, single=npz is not None)
     drawn = []
     with ExitStack() as stack:
         options = _prepared(game, truncation, truncation_cutoff, standing_statistics, stack)
         for which in domains:
             rng = torch.Generator().manual_seed(seed)
-            drawn.append(_draw(game, count, labels, rng, options | which, as_bytes=npz is not None))
+            drawn.append(_draw(game, count, per_image, rng, options | which, as_bytes=npz is not None))
     images, columns = (drawn[0], columns) if len(drawn) == 1 else alternate_rows(*drawn, columns=columns)
     if npz is not None:
         typer.echo(str(_save_npz(images, labels, npz)))
@@ -218,7 +241,7 @@ def _prepared(
 
 
 def _draw(
-    game: "Game", count: int, labels: "Tensor | None", rng: Any, options: dict[str, Any], *, as_bytes: bool
+    game: "Game", count: int, per_image: "dict[str, Tensor]", rng: Any, options: dict[str, Any], *, as_bytes: bool
 ) -> "Tensor":
     import torch
 
@@ -228,8 +251,8 @@ def _draw(
     with optional_bar("drawing", count, count > 10 * _BATCH) as advance:
         for start in range(0, count, _BATCH):
             n = min(_BATCH, count - start)
-            part = None if labels is None else labels[start : start + n]
-            images = game.sample(n, labels=part, rng=rng, **options).float().cpu()
+            own = {key: value[start : start + n] for key, value in per_image.items()}
+            images = game.sample(n, rng=rng, **own, **options).float().cpu()
             if as_bytes:
                 images = images.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
             parts.append(images)
