@@ -403,11 +403,12 @@ def test_wrong_durations(text: str) -> None:
 
 
 def test_values_are_yaml_and_1e_4_is_a_number() -> None:
-    parsed = _settings.parse_assignments(
-        ["generator-lr=1e-4", "betas=[0, 9e-1]", "pool_keys=false", "num_classes=null", "loss=hinge", "a=b=c"]
-    )
+    assignments = ["generator-lr=1e-4", "decay-every=1e5", "betas=[0, 9e-1]", "pool_keys=false", "num_classes=null"]
+    parsed = _settings.parse_assignments([*assignments, "loss=hinge", "a=b=c"])
+    assert isinstance(parsed["decay_every"], int)
     assert parsed == {
         "generator_lr": 1e-4,
+        "decay_every": 100_000,
         "betas": [0, 0.9],
         "pool_keys": False,
         "num_classes": None,

@@ -156,9 +156,10 @@ def _parse_value(text: str, where: str) -> Any:
 
 
 def _number(value: Any) -> Any:
-    # YAML 1.1 takes 1e-4 for a string, since it has no dot. Nobody means that.
+    # YAML 1.1 takes 1e-4 for a string, since it has no dot. Nobody means that; and by 1e6 steps a whole number.
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
+        number = float(value)
+        return int(number) if number.is_integer() and abs(number) < 2**53 else number
     if isinstance(value, dict):
         return {key: _number(entry) for key, entry in value.items()}
     return [_number(entry) for entry in value] if isinstance(value, list) else value

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganfuse.engine.checks import is_number
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.schedules import Progress, Schedule
 
@@ -169,11 +170,11 @@ class EMATarget:
     start: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.decay < 1.0:
+        if not (is_number(self.decay) and 0.0 <= self.decay < 1.0):
             raise ValueError(f"decay: expected 0 <= decay < 1, got {self.decay!r}")
         for name in ("half_life", "ramp_up"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not (is_number(value) and value > 0):
                 raise ValueError(f"{name}: expected a positive number or None, got {value!r}")
         if self.ramp_up is not None and self.half_life is None:
             raise ValueError("ramp_up: has a meaning only together with half_life")

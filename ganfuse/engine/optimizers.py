@@ -4,7 +4,7 @@ Calling one with parameters, or with groups of them as `torch.optim` takes them,
 `Adam(lr=1e-4, betas=(0.0, 0.9))(network.parameters())`. Each is in its fused form where PyTorch has it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,24 +28,27 @@ class Adam:
     """
 
     lr: float
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Sequence[float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
     lean: bool = False
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
-        if len(self.betas) != 2 or not all(is_number(beta) and 0.0 <= beta < 1.0 for beta in self.betas):
+        _check_weights(eps=self.eps, weight_decay=self.weight_decay)
+        two = isinstance(self.betas, Sequence) and len(self.betas) == 2
+        if not (two and all(is_number(beta) and 0.0 <= beta < 1.0 for beta in self.betas)):
             raise ValueError(f"betas: expected two numbers with 0 <= beta < 1, got {self.betas!r}")
         # A whole number, such as YAML's 0, beside a fraction is refused by PyTorch.
         object.__setattr__(self, "betas", (float(self.betas[0]), float(self.betas[1])))
 
     def __call__(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         params = list(params)
+        betas = (self.betas[0], self.betas[1])
         if self.lean:
-            return LeanAdam(params, self.lr, self.betas, self.eps, self.weight_decay)
+            return LeanAdam(params, self.lr, betas, self.eps, self.weight_decay)
         adam = FusedAdam if _can_be_fused(params) else torch.optim.Adam
-        return adam(params, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+        return adam(params, lr=self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
     def lazy(self, interval: int) -> "Adam":
         """The settings for a player whose loss has a regulariser every `interval` steps, in a turn of its own.
@@ -74,6 +77,9 @@ class RMSprop:
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
+        _check_weights(eps=self.eps, weight_decay=self.weight_decay)
+        if not (is_number(self.alpha) and 0.0 <= self.alpha < 1.0):
+            raise ValueError(f"alpha: expected a number with 0 <= alpha < 1, got {self.alpha!r}")
 
     def __call__(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(
@@ -91,6 +97,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
+        _check_weights(momentum=self.momentum, weight_decay=self.weight_decay)
 
     def __call__(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         params = list(params)
@@ -102,6 +109,12 @@ class SGD:
 def _check_rate(lr: float) -> None:
     if not (is_number(lr) and lr >= 0.0):
         raise ValueError(f"lr: expected a learning rate of at least 0, got {lr!r}")
+
+
+def _check_weights(**weights: float) -> None:
+    for key, value in weights.items():
+        if not (is_number(value) and value >= 0.0):
+            raise ValueError(f"{key}: expected a number of at least 0, got {value!r}")
 
 
 def _can_be_fused(params: list[Any]) -> bool:

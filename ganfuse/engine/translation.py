@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganfuse.engine.augment import random_crop
+from ganfuse.engine.checks import is_number
 from ganfuse.engine.domains import are_paired, central_square, domains_of, spread_images
 from ganfuse.engine.game import Batch, EMATarget, Game, OptimizerFactory, Player, Turn, evaluation_mode
 from ganfuse.engine.noise import Noise
@@ -73,8 +74,12 @@ class TranslationGame(Game):
         ema_decay: float | None = None,
     ) -> None:
         super().__init__()
-        if crop is not None and not 1 <= crop <= resolution:
-            raise ValueError(f"crop: expected 1 to {resolution}, the side of the data's images, got {crop!r}")
+        if type(resolution) is not int or resolution < 1:
+            raise ValueError(f"resolution: expected a positive whole number, got {resolution!r}")
+        if crop is not None and (type(crop) is not int or not 1 <= crop <= resolution):
+            raise ValueError(f"crop: expected 1 to {resolution}, the side of the data's images, or None, got {crop!r}")
+        if ema_decay is not None and not (is_number(ema_decay) and 0.0 <= ema_decay < 1.0):
+            raise ValueError(f"ema_decay: expected 0 <= decay < 1 or None, got {ema_decay!r}")
         self.image_shape = (channels, resolution, resolution)
         self.training_size = resolution if crop is None else crop
         wrong = self.wrong_size(self.training_size)

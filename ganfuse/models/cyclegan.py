@@ -7,7 +7,6 @@ parameters (7,837,699 below 256 px) and each discriminator 2,764,737.
 """
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from ganfuse.engine.optimizers import Adam
 from ganfuse.engine.replay_pool import ReplayPool
 from ganfuse.engine.schedules import ConstantThenLinear
 from ganfuse.engine.translation import TranslationGame, judged_together, l1
-from ganfuse.models.checks import check_positive, check_range
+from ganfuse.models.checks import check_count, check_positive, check_range
 from ganfuse.models.patch_discriminator import PatchDiscriminator, least_size
 from ganfuse.models.registry import register_model
 from ganfuse.models.resnet_generator import ResnetGenerator
@@ -62,13 +61,14 @@ class CycleGANGame(TranslationGame):
         check_positive(resolution=resolution, channels=channels, width=width, discriminator_layers=discriminator_layers)
         check_range(0, float("inf"), lambda_cycle=lambda_cycle, lambda_identity=lambda_identity)
         check_range(0, float("inf"), constant_epochs=constant_epochs, decay_epochs=decay_epochs)
+        check_range(0, float("inf"), generator_lr=generator_lr, discriminator_lr=discriminator_lr)
         check_range(0, 1, dropout=dropout)
-        both_betas = cast(tuple[float, float], tuple(betas))
+        check_count(pool_size=pool_size)
         super().__init__(
             resolution=resolution,
             channels=channels,
-            generator_optimizer=Adam(generator_lr, both_betas),
-            discriminator_optimizer=Adam(discriminator_lr, both_betas),
+            generator_optimizer=Adam(generator_lr, betas),
+            discriminator_optimizer=Adam(discriminator_lr, betas),
             schedule=ConstantThenLinear(constant_epochs, decay_epochs) if decay_epochs else None,
             crop=crop,
             ema_decay=ema_decay,

@@ -143,15 +143,15 @@ class DiscoGANGame(TranslationGame):
             resolution=resolution, channels=channels, width=width, discriminator_interval=discriminator_interval
         )
         check_range(0, 1, starting_rate=starting_rate, default_rate=default_rate, feature_matching=feature_matching)
-        check_range(0, float("inf"), curriculum_steps=curriculum_steps)
+        check_range(0, float("inf"), curriculum_steps=curriculum_steps, weight_decay=weight_decay)
+        check_range(0, float("inf"), generator_lr=generator_lr, discriminator_lr=discriminator_lr)
         if discriminator_interval < 2:
             raise ValueError("discriminator_interval: the generators move at the other steps, so expected at least 2")
-        both_betas = cast(tuple[float, float], tuple(betas))
         super().__init__(
             resolution=resolution,
             channels=channels,
-            generator_optimizer=Adam(generator_lr, both_betas, weight_decay=weight_decay),
-            discriminator_optimizer=Adam(discriminator_lr, both_betas, weight_decay=weight_decay),
+            generator_optimizer=Adam(generator_lr, betas, weight_decay=weight_decay),
+            discriminator_optimizer=Adam(discriminator_lr, betas, weight_decay=weight_decay),
             crop=crop,
             ema_decay=ema_decay,
         )

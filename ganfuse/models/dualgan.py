@@ -17,7 +17,7 @@ from ganfuse.engine.losses import wasserstein_discriminator_loss, wasserstein_ge
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import RMSprop
 from ganfuse.engine.translation import TranslationGame, judged_together, l1
-from ganfuse.models.checks import check_choice, check_positive, check_range
+from ganfuse.models.checks import check_choice, check_length, check_positive, check_range
 from ganfuse.models.dualgan_networks import GlobalDiscriminator, UNetGenerator
 from ganfuse.models.patch_discriminator import PatchDiscriminator
 from ganfuse.models.registry import register_model
@@ -56,9 +56,13 @@ class DualGANGame(TranslationGame):
         check_positive(channels=channels, width=width, discriminator_steps=discriminator_steps)
         check_choice("discriminator", discriminator, DISCRIMINATORS)
         check_range(0, float("inf"), lambda_a=lambda_a, lambda_b=lambda_b, wgan_gp=wgan_gp)
+        check_range(0, float("inf"), generator_lr=generator_lr, discriminator_lr=discriminator_lr)
         check_range(0, 1, dropout=dropout, decay=decay)
+        if decay == 1:
+            raise ValueError("decay: expected a number below 1, with which RMSProp's mean squares would stay 0; got 1")
         if clip is not None:
-            check_range(0, float("inf"), clip=clip)
+            # 0 would leave critics without weights.
+            check_length(clip=clip)
         size = resolution if crop is None else crop
         if size not in RESOLUTIONS or isinstance(size, bool):
             key = "resolution" if crop is None else "crop"
@@ -170,7 +174,7 @@ def dualgan(
         discriminator: "global" or "patch", the 70×70 PatchGAN of the paper.
         lambda_a, lambda_b: weights of the cycle losses; the paper has 100 to 1000.
         wgan_gp: weight of the critics' gradient penalty; 0: none.
-        clip: clamp the critics' weights to ±clip after each of their steps; None: do not.
+        clip: clamp the critics' weights to ±clip, which is above 0, after each of their steps; None: do not.
         discriminator_steps: steps of the critics per step of the generators, each on a batch of its own.
         crop: side of random crops that are trained on, one of the resolutions; None: whole images.
         generator_lr, discriminator_lr, decay: of RMSProp (5e-5 and 0.9).

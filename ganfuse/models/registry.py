@@ -119,6 +119,9 @@ def create(name: str, **config: Any) -> Game:
     for key in config:
         if key not in info.config:
             raise ValueError(f"{name} has no configuration key {key!r}{_nearest(key, info.config, 'keys')}")
+        # A word would count as true, flase too.
+        if isinstance(info.config[key], bool) and not isinstance(config[key], bool):
+            raise ValueError(f"{key}: expected true or false, got {config[key]!r}")
     complete = {**info.config, **config}
     game = _builders[name](**complete)
     game.name = name

@@ -79,6 +79,7 @@ class UGATITGame(TranslationGame):
         check_range(0, float("inf"), lambda_adversarial=lambda_adversarial, lambda_cycle=lambda_cycle)
         check_range(0, float("inf"), lambda_identity=lambda_identity, lambda_cam=lambda_cam)
         check_range(0, float("inf"), weight_decay=weight_decay, constant_steps=constant_steps, decay_steps=decay_steps)
+        check_range(0, float("inf"), generator_lr=generator_lr, discriminator_lr=discriminator_lr)
         check_choice("optimizer", optimizer, OPTIMIZERS)
         size = resolution if crop is None else crop
         if light and style_grid not in (None, 1):
@@ -88,13 +89,12 @@ class UGATITGame(TranslationGame):
             check_positive(style_grid=grid)
             if grid > size // 4:
                 raise ValueError(f"style_grid: expected 1 to {size // 4}, the side of the maps, got {grid}")
-        both = cast(tuple[float, float], tuple(betas))
         lean = optimizer == "lean_adam"
         super().__init__(
             resolution=resolution,
             channels=channels,
-            generator_optimizer=Adam(generator_lr, both, weight_decay=weight_decay, lean=lean),
-            discriminator_optimizer=Adam(discriminator_lr, both, weight_decay=weight_decay, lean=lean),
+            generator_optimizer=Adam(generator_lr, betas, weight_decay=weight_decay, lean=lean),
+            discriminator_optimizer=Adam(discriminator_lr, betas, weight_decay=weight_decay, lean=lean),
             schedule=ConstantThenLinear(constant_steps, decay_steps, "steps") if decay_steps else None,
             crop=crop,
             ema_decay=ema_decay,

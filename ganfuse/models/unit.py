@@ -7,7 +7,7 @@ weights are those of the authors' second code; the weights have the paper's prop
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from ganfuse.models.unit_networks import Decoder, Encoder, MultiScaleDiscriminat
 from ganfuse.models.vgg_features import VGGFeatures, perceptual_loss
 
 __all__ = ["UNITGame", "unit"]
+
+_LAMBDA_VGG = 1.0
 
 
 class UNITGame(TranslationGame):
@@ -76,13 +78,15 @@ class UNITGame(TranslationGame):
             "lambda_cycle_kl": lambda_cycle_kl,
             "lambda_vgg": lambda_vgg,
         }
-        check_range(0, float("inf"), **weights)
-        both_betas = cast(tuple[float, float], tuple(betas))
+        check_range(0, float("inf"), **weights, weight_decay=weight_decay)
+        check_range(0, float("inf"), generator_lr=generator_lr, discriminator_lr=discriminator_lr)
+        if vgg_weights is not None and not isinstance(vgg_weights, str):
+            raise ValueError(f"vgg_weights: expected the path of a file or None, got {vgg_weights!r}")
         super().__init__(
             resolution=resolution,
             channels=channels,
-            generator_optimizer=Adam(generator_lr, both_betas, weight_decay=weight_decay),
-            discriminator_optimizer=Adam(discriminator_lr, both_betas, weight_decay=weight_decay),
+            generator_optimizer=Adam(generator_lr, betas, weight_decay=weight_decay),
+            discriminator_optimizer=Adam(discriminator_lr, betas, weight_decay=weight_decay),
             schedule=StepDecay(decay_every),
             crop=crop,
             ema_decay=ema_decay,
@@ -114,8 +118,15 @@ class UNITGame(TranslationGame):
 
     def check_data(self, data: Any) -> None:
         super().check_data(data)
-        if self.vgg_weights is not None and self.weights["lambda_vgg"]:
+        weight = self.weights["lambda_vgg"]
+        if self.vgg_weights is not None and weight:
             self._vgg_features()
+        elif weight not in (0, _LAMBDA_VGG):
+            # Not where the game is made: a run must load that was trained when this was passed over.
+            raise ValueError(
+                "lambda_vgg: the perceptual loss needs a file with torchvision's weights of VGG-16, vgg_weights; "
+                f"got {weight!r} without"
+            )
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """E (D(real) − 1)² + E D(fake)², summed over scales and domains."""
@@ -202,7 +213,7 @@ def unit(
     lambda_reconstruction: float = 10.0,
     lambda_cycle: float = 10.0,
     lambda_cycle_kl: float = 0.01,
-    lambda_vgg: float = 1.0,
+    lambda_vgg: float = _LAMBDA_VGG,
     vgg_weights: str | None = None,
     crop: int | None = None,
     generator_lr: float = 1e-4,
@@ -225,7 +236,8 @@ def unit(
         lambda_gan, lambda_kl, lambda_reconstruction, lambda_cycle, lambda_cycle_kl: weights of the losses, in the
             paper's proportions.
         lambda_vgg, vgg_weights: weight of the perceptual loss between an image and its translation, which needs a file
-            with torchvision's weights of VGG-16 and is left out without (the paper has none).
+            with torchvision's weights of VGG-16 and is left out without (the paper has none); training
+            with another weight than the default and no file is refused.
         crop: side of random crops that are trained on; None: whole images.
         generator_lr, discriminator_lr, betas, weight_decay: of Adam (1e-4, 0.5, 0.999, 1e-4).
         decay_every: steps after which both rates are halved (100,000), again and again.

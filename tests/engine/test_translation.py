@@ -110,6 +110,15 @@ def test_pairs_are_cropped_alike_and_others_apart():
     assert game.preview(6, rng=torch.Generator())[0].shape == (6, 1, 4, 4)
     with pytest.raises(ValueError, match="crop: expected 1 to 8"):
         ShiftGame(crop=9)
+    for crop in (4.0, True, "x", 0):
+        with pytest.raises(ValueError, match="crop: expected 1 to 8, the side of the data's images, or None, got"):
+            ShiftGame(crop=crop)
+    for resolution in ("x", 8.0, None):
+        with pytest.raises(ValueError, match="resolution: expected a positive whole number, got"):
+            ShiftGame(resolution=resolution, crop=4)
+    for decay in ("x", 1, -0.1, True):
+        with pytest.raises(ValueError, match="ema_decay: expected 0 <= decay < 1 or None, got"):
+            ShiftGame(ema_decay=decay)
     with pytest.raises(ValueError, match="crop: shift takes images whose sides are multiples of 2"):
         ShiftGame(crop=3)
 

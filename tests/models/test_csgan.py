@@ -8,6 +8,7 @@ from tests.models.step_checks import assert_same
 from tests.models.translation_checks import (
     ToyDomains,
     assert_backends_agree,
+    assert_names_what_is_wrong,
     assert_trains_and_resumes,
     count,
     toy_batch,
@@ -61,6 +62,10 @@ def test_each_translator_runs_twice_a_step():
         generator.register_forward_hook(lambda module, args, y: calls.append(module))
     losses(game.double(), toy_batch(game))
     assert len(calls) == 4
+
+
+def test_names_what_is_wrong():
+    assert_names_what_is_wrong(lambda **more: create("csgan", **{**TINY, **more}), lambda_synthesised=("x",))
 
 
 def test_needs_pairs():

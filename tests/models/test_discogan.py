@@ -11,6 +11,7 @@ from tests.models.step_checks import assert_same
 from tests.models.translation_checks import (
     ToyDomains,
     assert_backends_agree,
+    assert_names_what_is_wrong,
     assert_trains_and_resumes,
     count,
     play,
@@ -141,6 +142,15 @@ def test_with_extra_layers_one_size_only():
 @pytest.mark.interpreter
 def test_backends_agree():
     assert_backends_agree(create("discogan", **{**TINY, "width": 1}))
+
+
+def test_names_what_is_wrong():
+    assert_names_what_is_wrong(
+        lambda **more: create("discogan", **{**TINY, **more}),
+        betas=(0.5, ("a", "b"), None),
+        weight_decay=("x", -1),
+        extra_layers=("no", 2),
+    )
 
 
 def test_refuses_what_it_is_not_made_for():

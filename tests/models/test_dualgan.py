@@ -11,6 +11,7 @@ from tests.models.step_checks import assert_same
 from tests.models.translation_checks import (
     ToyDomains,
     assert_backends_agree,
+    assert_names_what_is_wrong,
     assert_trains_and_resumes,
     count,
     play,
@@ -168,6 +169,16 @@ def test_trains_resumes_and_translates(tmp_path):
 @pytest.mark.interpreter
 def test_backends_agree():
     assert_backends_agree(create("dualgan", **{**TINY, "width": 1}))
+
+
+def test_names_what_is_wrong():
+    assert_names_what_is_wrong(
+        lambda **more: create("dualgan", **{**TINY, **more}),
+        decay=("x", 1),
+        clip=(0, "x"),
+        innermost_norm=("maybe",),
+        crop=(),
+    )
 
 
 def test_refuses_what_it_is_not_made_for():

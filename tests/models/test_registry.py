@@ -50,6 +50,17 @@ def test_errors_name_the_nearest():
         create("sagan", reslution=32)
 
 
+FLAGS = [(name, key) for name in list_models() for key, v in model_info(name).config.items() if isinstance(v, bool)]
+
+
+@pytest.mark.parametrize(("name", "key"), FLAGS)
+def test_a_word_is_not_taken_for_true(name, key):
+    """flase would be, as every word that is not empty."""
+    for value in ("flase", "no", 1, None):
+        with pytest.raises(ValueError, match=f"^{key}: expected true or false, got {value!r}"), torch.device("meta"):
+            create(name, **{key: value})
+
+
 def test_registration_refuses_two_of_a_name_and_arguments_without_defaults():
     def sagan(*, width: int = 1):
         raise AssertionError("never built")

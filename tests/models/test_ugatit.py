@@ -16,6 +16,7 @@ from ganfuse.models.ugatit_networks import Discriminator, Generator
 from tests.models.translation_checks import (
     ToyDomains,
     assert_backends_agree,
+    assert_names_what_is_wrong,
     assert_trains_and_resumes,
     count,
     toy_batch,
@@ -279,6 +280,15 @@ def test_trains_resumes_and_translates(tmp_path):
         lambda: create("ugatit", **TINY, optimizer="lean_adam", ema_decay=0.5), ToyDomains(1, 16), tmp_path, shown=8
     )
     assert isinstance(game, UGATITGame)
+
+
+def test_names_what_is_wrong():
+    assert_names_what_is_wrong(
+        lambda **more: create("ugatit", **{**TINY, **more}),
+        betas=(0.5, ("a", "b"), None),
+        weight_decay=("x",),
+        light=("flase",),
+    )
 
 
 def test_refuses_what_it_is_not_made_for():

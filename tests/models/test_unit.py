@@ -12,6 +12,7 @@ from tests.models.step_checks import assert_same
 from tests.models.translation_checks import (
     ToyDomains,
     assert_backends_agree,
+    assert_names_what_is_wrong,
     assert_trains_and_resumes,
     count,
     play,
@@ -239,6 +240,24 @@ def test_trains_resumes_and_translates_without_noise(tmp_path):
 @pytest.mark.interpreter
 def test_backends_agree():
     assert_backends_agree(create("unit", **{**TINY, "width": 1}))
+
+
+def test_the_perceptual_loss_needs_its_weights():
+    """A weight that is asked for is not passed over; the default is left out, as the paper has it."""
+    data = ToyDomains(1, 16)
+    with pytest.raises(ValueError, match=r"lambda_vgg: the perceptual loss needs .* vgg_weights; got 5 without"):
+        create("unit", **TINY, lambda_vgg=5).check_data(data)
+    for weight in (0, 1.0):
+        create("unit", **TINY, lambda_vgg=weight).check_data(data)
+
+
+def test_names_what_is_wrong():
+    assert_names_what_is_wrong(
+        lambda **more: create("unit", **{**TINY, **more}),
+        betas=(0.5, ("a", "b"), None),
+        weight_decay=("x", -1),
+        vgg_weights=(3,),
+    )
 
 
 def test_refuses_what_it_is_not_made_for():

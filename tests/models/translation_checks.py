@@ -1,7 +1,7 @@
 """What every system that translates must show, on toy domains."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -99,6 +99,28 @@ def assert_backends_agree(game: TranslationGame) -> None:
     assert len(gradients) > 10
     # Biases in front of a normalisation without gain and bias have none.
     assert sum(bool(value.abs().max() > 1e-12) for value in gradients) > len(gradients) / 3
+
+
+def assert_names_what_is_wrong(make: Callable[..., TranslationGame], **further: Sequence[object]) -> None:
+    """Values of the wrong kind, for the settings that all systems have and for `further` ones, are named.
+
+    Args:
+        make: builds the smallest game from settings.
+        further: by name, values that are wrong.
+    """
+    wrong: dict[str, Sequence[object]] = {
+        "generator_lr": ("fast", -1, None),
+        "discriminator_lr": ("fast", -1, None),
+        "ema_decay": ("x", 1),
+        "crop": ("x", 24.0),
+        "channels": ("x", 0),
+        "width": ("wide", 2.5),
+        **further,
+    }
+    for key, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"^{key}: expected"):
+                make(**{key: value})
 
 
 def assert_trains_and_resumes(
