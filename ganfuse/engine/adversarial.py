@@ -144,6 +144,11 @@ class AdversarialGame(LatentGame):
                 f"num_classes: got {num_classes}, but neither network's forward has a second argument for labels"
             )
 
+    @property
+    def judges_images(self) -> bool:
+        """Whether `discriminate` is all that there is to the discriminator's judgement, and can be asked by others."""
+        return True
+
     def players(self) -> Sequence[Player]:
         adam = self._discriminator_adam.lazy(self.penalty_interval) if self._lazy else self._discriminator_adam
         return (

@@ -118,7 +118,7 @@ class Trainer:
         self.rollbacks = 0
         self.phase: str | int | None = None
         self.best_step: int | None = None
-        self.hooks = [*watching_hooks(self.options, held_out), *hooks]
+        self.hooks = [*watching_hooks(game, self.options, held_out), *hooks]
         self.rng = torch.Generator(self.device)
         self.global_randomness = GlobalRandomness(self.options.seed, self.device)
         self.record = LossRecord(self.device, self.processes.largest)

@@ -83,6 +83,10 @@ class BiGANGame(AdversarialGame):
         self.register_buffer("known_images", torch.zeros(KNOWN_IMAGES, generator.channels, size, size))
         self.register_buffer("num_known", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def judges_images(self) -> bool:
+        return not self.discriminator.joint
+
     def players(self) -> Sequence[Player]:
         return (
             Player("discriminator", ("discriminator",), self.adam, self.schedule),

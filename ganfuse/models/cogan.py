@@ -54,6 +54,10 @@ class CoGANGame(AdversarialGame):
         self.feature_weight = feature_weight
         self.classification_weight = classification_weight
 
+    @property
+    def judges_images(self) -> bool:
+        return False
+
     def check_data(self, data: Any) -> None:
         domains = getattr(data, "domains", None)
         if domains is None or len(domains) != 2:

@@ -95,6 +95,10 @@ class TextToImageGame(AdversarialGame):
         """The embeddings that the game keeps of its data, (N, embedding_dim); N is 0 before it has met them."""
         return self.known_texts[: int(self.num_known)]
 
+    @property
+    def judges_images(self) -> bool:
+        return False
+
     def discriminator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """BCE(D(x, t), 1) + w BCE(D(mismatch), 0) + (1 − w) BCE(D(G(z, t), t), 0): algorithm 1, w = ½.
 

@@ -8,6 +8,7 @@ import torch
 from ganfuse.engine import CheckpointError, Trainer, load_run
 from ganfuse.engine.checkpoint import list_checkpoints
 from ganfuse.engine.data import ImageDataset
+from ganfuse.models import create
 from tests.engine.test_resume import make_trainer
 from tests.engine.toys import ToyData, toy_game
 
@@ -54,6 +55,23 @@ def test_options_score_and_watch(tmp_path):
     best = min(scored, key=lambda record: record["scores"]["fid"])["step"]
     assert trainer.best_step == best
     assert best in steps_of(tmp_path)
+
+
+ASKED = {"gan-cls": {"embedding_dim": 64, "resolution": 32, "channels": 1}}
+
+
+@pytest.mark.parametrize(("name", "data"), [
+    ("bigan", "digits"), ("gan-cls", "captioned:digits"), ("cogan", "digits-thick"),
+])  # fmt: skip
+def test_discriminators_that_cannot_be_asked_about_an_image_are_named_at_the_start(tmp_path, name, data):
+    """The first monitor's turn would have ended the run."""
+    game = create(name, width=1, **({"discriminator_width": 1} if name != "bigan" else {}), **ASKED.get(name, {}))
+    with pytest.raises(ValueError, match=f"monitor_every: game: the discriminator of '{name}' does not judge"):
+        Trainer(game, data, out=tmp_path, device="cpu", held_out=0.1, monitor_every=2)
+    baseline = create("bigan", width=2, resolution=8, inference="latent-regressor")
+    options = {"held_out": 0.1, "monitor_every": 1, "log_every": 1, "steps": 1, "batch_size": 4, "progress": False}
+    Trainer(baseline, "digits", out=tmp_path, device="cpu", **options).fit()
+    assert "collapse/memorisation" in (tmp_path / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ training set; and the singular values of the generator's weights grew without bo
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,15 @@ from ganfuse.engine.singular_values import LogSingularValues
 if TYPE_CHECKING:
     from ganfuse.engine.trainer import Trainer
 
-__all__ = ["CollapseMonitor", "discriminator_on_held_out"]
+__all__ = ["CollapseMonitor", "discriminator_on_held_out", "require_judge"]
+
+
+def require_judge(game: Game) -> None:
+    """Raises ValueError for a game that has no discriminator of images, and labels at most, to ask."""
+    if not callable(getattr(game, "discriminate", None)):
+        raise ValueError(f"game: {game.name!r} has no method discriminate(images, labels)")
+    if not getattr(game, "judges_images", True):
+        raise ValueError(f"game: the discriminator of {game.name!r} does not judge images by themselves")
 
 
 def discriminator_on_held_out(
@@ -56,9 +64,8 @@ def discriminator_on_held_out(
         ValueError: the game has no discriminator to ask, or does not go with the data.
     """
     check_positive(n=n, batch_size=batch_size)
-    discriminate = getattr(game, "discriminate", None)
-    if not callable(discriminate):
-        raise ValueError(f"game: {game.name!r} has no method discriminate(images, labels)")
+    require_judge(game)
+    discriminate = cast("_Discriminate", game.discriminate)
     labels = class_labels(game, train_data)
     found = {}
     with evaluation_mode(game):
