@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ganfuse.engine import Game
     from ganfuse.engine.data.sources import AnyDataset
 
+# Reconstructions, unless told how many.
+_FEW = 16
+
 
 def open_data(run: Path, game: "Game", *, source: str | None, split: str | None) -> "AnyDataset":
     """The data set that a run was trained on, or another source, framed as that was.
@@ -51,12 +54,15 @@ def choose_images(data: Any, num: int, *, seed: int, name: str) -> "Tensor":
 
 
 def draw_reconstructions(
-    run: Path, game: "Game", num: int, *, seed: int, source: str | None, split: str | None
+    run: Path, game: "Game", num: int | None, *, seed: int, source: str | None, split: str | None
 ) -> "tuple[Tensor, Tensor]":
     """Images of the run's data set, or another, and what the game's encoder and generator make of them, in [-1, 1].
 
+    Args:
+        num: how many; None: a few.
+
     Raises:
-        CommandError: the game has no encoder.
+        CommandError: the game has no encoder, or there are not so many images.
     """
     import torch
 
@@ -67,6 +73,7 @@ def draw_reconstructions(
         )
     data = open_data(run, game, source=source, split=split)
     parameter = next(game.parameters())
+    num = min(_FEW, len(data)) if num is None else num
     images = choose_images(data, num, seed=seed, name=data.name).to(parameter.device, parameter.dtype)
     images = images.div_(127.5).sub_(1.0)
     return images.cpu(), torch.cat([reconstruct(part) for part in torch.split(images, 64)]).cpu()

@@ -51,13 +51,15 @@ def chosen_domains(game: "Game", domain: Domain | None, *, single: bool) -> list
 
 
 def alternate_rows(first: "Tensor", second: "Tensor", *, columns: int | None) -> "tuple[Tensor, int]":
-    """A row of the first, below it the same of the second, and so on; and the length of a row."""
+    """A row of the first, below it the same of the second, and so on; and the length of a row.
+
+    Where the last ones do not fill theirs, white images do, as in any grid.
+    """
     import torch
 
     length = min(columns or 8, len(first))
-    if len(first) % length:
-        raise CommandError(f"--columns: {len(first)} pairs do not fill rows of {length}")
-    rows = zip(torch.split(first, length), torch.split(second, length))
+    white = first.new_ones(-len(first) % length, *first.shape[1:])
+    rows = zip(torch.split(torch.cat([first, white]), length), torch.split(torch.cat([second, white]), length))
     return torch.cat([row for both in rows for row in both]), length
 
 

@@ -45,7 +45,6 @@ DEFAULT_NUM = 64
 DEFAULT_PER_CLASS = 8
 DEFAULT_NPZ = 50_000
 DEFAULT_TRANSLATED = 8
-DEFAULT_RECONSTRUCTED = 16
 # Bounds the memory. Fixed, since the random numbers, and with them the images, depend on it.
 _BATCH = 64
 
@@ -166,7 +165,7 @@ def sample(
         refuse_given(given, "nothing is drawn from noise here, images are reconstructed or translated")
         chosen_data: dict[str, Any] = {"seed": seed, "source": data, "split": split}
         if reconstruct:
-            both = draw_reconstructions(run, game, num or DEFAULT_RECONSTRUCTED, **chosen_data)
+            both = draw_reconstructions(run, game, num, **chosen_data)
             images, columns = alternate_rows(*both, columns=columns)
         else:
             assert isinstance(game, TranslationGame)
