@@ -150,6 +150,15 @@ def test_a_run_on_a_data_set_of_ones_own_is_scored_from_python(finished: Path, t
     assert "hint: score it from Python" in result.stderr
 
 
+def test_weights_without_averages_are_called_what_they_are(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tiny = ["--set", "width=2", "--set", "num_samples=10", "--set", "ema_decay=null"]
+    assert run("train", "--out", out, "--steps", 1, "--batch-size", 4, *tiny).exit_code == 0
+    result = evaluate(out, "--metrics", "fid")
+    assert "40 raw samples against" in result.stdout
+    assert records_of(out)[-1]["weights"] == "raw"
+
+
 def test_a_run_of_networks_of_ones_own_is_scored_from_python(tmp_path: Path) -> None:
     Trainer(plain_game(), ToyData(), out=tmp_path, steps=1, batch_size=2, device="cpu", progress=False).fit()
     result = run("evaluate", tmp_path)

@@ -10,6 +10,7 @@ from ganfuse import cli
 from ganfuse.interop import sources
 from tests.interop import biggan_layouts as layouts
 from tests.interop.plain_networks import drawn
+from tests.interop.test_cyclegan_pix2pix import generator_layout
 
 
 def run(*arguments: object) -> Result:
@@ -27,6 +28,24 @@ def test_sample_from_an_imported_generator(tmp_path: Path) -> None:
     again = run("import", "biggan-pytorch", tmp_path / "G.pth", tmp_path / "run")
     assert again.exit_code == 2
     assert "already holds a run" in again.stderr
+
+
+def test_an_imported_translator_translates_and_is_scored_on_data_that_are_named(tmp_path: Path) -> None:
+    for name in "AB":
+        torch.save(drawn(generator_layout(2, 1)), tmp_path / f"G_{name}.pth")
+    back = ("--also", f"generator_ba={tmp_path / 'G_B.pth'}", "--set", "resolution=24")
+    result = run("import", "cyclegan-pix2pix", tmp_path / "G_A.pth", tmp_path / "run", *back)
+    assert result.exit_code == 0, result.output
+    assert f"ganfuse translate {tmp_path / 'run'} IN OUT" in result.stdout
+    scoring = ("evaluate", tmp_path / "run", "--num", 4, "--metrics", "fid", "--extractor", "random")
+    refused = run(*scoring)
+    assert refused.exit_code == 2
+    assert "does not say which data the run was trained on" in refused.stderr
+    assert "--data" in refused.stderr
+    scored = run(*scoring, "--data", "digits-thick", "--paired")
+    assert scored.exit_code == 0, scored.stderr
+    assert scored.stdout.splitlines()[0].split()[-2:] == ["paired_ab", "paired_ba"]
+    assert "4 raw samples against 4 pairs of digits-thick" in scored.stdout
 
 
 def test_both_players(tmp_path: Path) -> None:

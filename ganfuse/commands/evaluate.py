@@ -93,7 +93,9 @@ def evaluate(
     if not isinstance(game, TranslationGame):
         # Before a classifier is trained in vain.
         require_drawable(game, truncation=truncation)
-    own_data, real_data = _open_data(folder, data, split, game.data_kind, "paired" if paired else game.data_kind)
+    own_data, real_data = _open_data(folder, game, data, split, "paired" if paired else game.data_kind)
+    # Without averages those that were trained are all there are.
+    kept = weights.value if game.ema_targets() else Weights.raw.value
     try:
         evaluator = make_evaluator(
             game,
@@ -118,7 +120,7 @@ def evaluate(
             "step": step,
             "during": "evaluate",
             "scores": scores,
-            "weights": weights.value,
+            "weights": kept,
             "standing_statistics": standing_statistics,
             "truncation": truncation,
             "split": split,
@@ -156,18 +158,24 @@ def _steps(folder: "RunFolder", checkpoint: str) -> list[int]:
 
 
 def _open_data(
-    folder: "RunFolder", source: str | None, split: str | None, own_kind: str, kind: str
+    folder: "RunFolder", game: "Game", source: str | None, split: str | None, kind: str
 ) -> "tuple[AnyDataset, AnyDataset]":
     """The data set that the run was trained on, and the one to compare with, which may be opened as another kind."""
     from ganfuse.engine.data import open_dataset
+    from ganfuse.engine.game_data import open_for
 
     described = folder.read_config().get("data") or {}
     missing = [key for key in ("name", "resolution", "channels") if key not in described]
+    if missing and source is not None:
+        # Of weights that were trained elsewhere; the features are learnt on what they are compared with.
+        data = open_for(game, source, kind=kind, split=split)
+        return data, data
     if missing:
         raise CommandError(
             f"{folder.config_file} does not say which data the run was trained on (it has no {missing[0]})",
-            "score it from Python: ganfuse.engine.metrics.Evaluator takes any data set",
+            "score it from Python, where ganfuse.engine.metrics.Evaluator takes any data set, or name some by --data",
         )
+    own_kind = game.data_kind
     # What is at its default is not recorded.
     recorded: dict[str, Any] = {
         key: described[key] for key in ("resolution", "channels", *_DATA_OPTIONS) if key in described

@@ -46,6 +46,7 @@ def import_(
     from ganfuse.commands._settings import parse_assignments
     from ganfuse.engine import CheckpointError
     from ganfuse.engine.run_folder import RunFolder
+    from ganfuse.engine.translation import TranslationGame
     from ganfuse.interop import load_game, write_run
 
     config = parse_assignments(set_ or ())
@@ -57,4 +58,5 @@ def import_(
         write_run(game, out, overwrite=overwrite)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
-    print_result(("run", out), ("model", game.name), ("next", f"ganfuse sample {out}"))
+    use = f"ganfuse translate {out} IN OUT" if isinstance(game, TranslationGame) else f"ganfuse sample {out}"
+    print_result(("run", out), ("model", game.name), ("next", use))

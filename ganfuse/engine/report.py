@@ -80,13 +80,17 @@ def _summary(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], fold
     last = lines[-1] if lines else {}
     checkpoints = list_checkpoints(folder.checkpoints)
     steps = (config.get("trainer") or {}).get("steps")
-    facts = {
-        "step": f"{last.get('step', 0):,}" + (f" of {steps:,}" if isinstance(steps, int) else ""),
-        "images seen": f"{last.get('images', 0):,}",
-        "time": _clock(float(last.get("seconds", 0.0))),
-        "images/s, latest": f"{last.get('images_per_second', 0.0):,.1f}",
-        "newest checkpoint": f"step {checkpoints[-1].step:,}" if checkpoints else "none",
-    }
+    # A run may end between two lines of its log, or before the first.
+    step = max(last.get("step", 0), checkpoints[-1].step if checkpoints else 0)
+    facts = {"step": f"{step:,}" + (f" of {steps:,}" if isinstance(steps, int) else "")}
+    if last:
+        at = "" if last["step"] == step else f", at step {last['step']:,}"
+        facts |= {
+            f"images seen{at}": f"{last.get('images', 0):,}",
+            f"time{at}": _clock(float(last.get("seconds", 0.0))),
+            "images/s, latest": f"{last.get('images_per_second', 0.0):,.1f}",
+        }
+    facts["newest checkpoint"] = f"step {checkpoints[-1].step:,}" if checkpoints else "none"
     if last.get("skipped"):
         facts["steps left out"] = f"{last['skipped']:,}"
     tiles = "".join(

@@ -67,8 +67,8 @@ def save_pretrained(
     if isinstance(model, Game):
         game = model
     else:
-        training = training_facts(RunFolder(model), weights, checkpoint)
         game = load_run(model, weights=weights, checkpoint=checkpoint)
+        training = training_facts(RunFolder(model), game, weights, checkpoint)
     if game.config is None:
         raise ValueError(
             f"model: the game {game.name!r} was made from its owner's networks, so nobody could build it by name; "

@@ -19,6 +19,8 @@ _MANY_CLASSES = 20
 _TRAINER_KEYS = ("batch_size", "accumulation", "precision", "seed", "flip")
 #: As the Hub names them, and as readers do.
 _METRICS = {"fid": "FID", "kid": "KID", "is": "Inception Score", "precision": "Precision", "recall": "Recall"}
+#: Errors of translators, which need no features.
+_OF_PIXELS = ("cycle_", "paired_")
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,24 @@ class Training:
     samples: Path | None = None
 
 
-def training_facts(run: RunFolder, weights: str, checkpoint: str | int) -> Training:
-    """Reads them.
+def training_facts(run: RunFolder, game: Game, weights: str, checkpoint: str | int) -> Training:
+    """Reads them, of a run of that game.
 
     Raises:
         FileNotFoundError, ValueError, CheckpointError: as `ganfuse.engine.load_run`.
     """
     config = run.read_config()
     step = run.checkpoint(checkpoint).step
+    averaged = bool(game.ema_targets())
+    # Without averages both names are of the same weights.
+    same = (weights,) if averaged else ("ema", "raw")
     evaluations = [
         record
         for record in read_evaluations(run)
-        if record.get("step") == step and record.get("weights") == weights and isinstance(record.get("scores"), dict)
+        if record.get("step") == step and record.get("weights") in same and isinstance(record.get("scores"), dict)
     ]
     grids = sorted(path for path in run.samples.glob("step_*.png") if _step_of(path) <= step)
-    return Training(step, weights, config, evaluations, grids[-1] if grids else None)
+    return Training(step, weights if averaged else "raw", config, evaluations, grids[-1] if grids else None)
 
 
 @dataclass(frozen=True)
@@ -224,6 +229,10 @@ def _described(key: str, record: Mapping[str, Any]) -> str:
     extractor = record.get("extractor") or {}
     name = extractor.get("name")
     trained = f", trained on {_plain_name(extractor['trained_on'])}" if extractor.get("trained_on") else ""
+    if key.startswith(_OF_PIXELS):
+        return f"{key} (mean absolute difference of images in [-1, 1])"
+    if key.startswith("accuracy"):
+        return f"{key} (of the game's classifier)"
     return _METRICS.get(key, key) + (f" (features of: {name}{trained})" if name else "")
 
 

@@ -91,6 +91,18 @@ def test_half_written_lines_and_missing_parts(run, tmp_path):
     assert "<svg" in write_report(bare).read_text()
 
 
+@pytest.mark.parametrize(("log_every", "logged"), [(20, None), (4, 8), (3, 9)])
+def test_a_run_that_ends_between_two_lines_of_its_log(tmp_path, log_every, logged):
+    make_trainer(tmp_path, log_every=log_every).fit()
+    text = write_report(tmp_path).read_text()
+    tiles = dict(re.findall(r"<div><b>([^<]*)</b><span class='quiet'>([^<]*)</span></div>", text))
+    said = {key: value for value, key in tiles.items()}
+    assert said["step"] == "9 of 9"
+    assert said["newest checkpoint"] == "step 9"
+    images = {key: value for key, value in said.items() if key.startswith("images seen")}
+    assert images == {None: {}, 8: {"images seen, at step 8": "64"}, 9: {"images seen": "72"}}[logged]
+
+
 def test_not_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="not the folder of a run"):
         write_report(tmp_path)

@@ -17,6 +17,7 @@ from ganfuse.engine.layers import fuse_spectral_norms, spectral_norm
 from ganfuse.engine.noise import Noise
 from ganfuse.interop import ExportError, export_onnx, export_program, exportable_parts, patch
 from ganfuse.interop.export import onnx_graphs
+from ganfuse.interop.export.subject import Options, describe
 from ganfuse.models import list_models
 from tests.interop.tiny_models import CONFIGS, tiny
 
@@ -54,6 +55,21 @@ def test_every_model_as_onnx(name, tmp_path):
     assert max(difference.error for difference in report.differences) < 1e-4
     assert report.path.is_file()
     assert report.bytes == report.path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "size", "expected"),
+    [
+        ("cyclegan", {}, None, "(batch, 1, height, width), in [-1, 1]; sides are multiples of 4"),
+        ("cyclegan", {"channels": 3}, (24, 28), "(batch, 3, 24, 28), RGB order, in [-1, 1]"),
+        ("dualgan", {}, None, "(batch, 3, 32, 32), RGB order, in [-1, 1]"),
+        ("ugatit", {"light": False}, None, "(batch, 3, 32, 32), RGB order, in [-1, 1]"),
+    ],
+)
+def test_the_size_that_a_translator_takes_is_told(name, changes, size, expected):
+    subject = describe(tiny(name, **changes), None, Options(size=size))
+    assert subject.inputs[0].meaning == f"images, float32 {expected}"
+    assert subject.facts["input.images"] == subject.inputs[0].meaning
 
 
 @pytest.mark.slow

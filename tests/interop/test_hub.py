@@ -17,6 +17,7 @@ from ganfuse.engine.run_folder import RunFolder, plain
 from ganfuse.interop import from_pretrained, hub, push_to_hub, save_pretrained
 from ganfuse.models import create, list_models
 from tests.interop.tiny_models import CONFIGS, tiny
+from tests.models.translation_checks import ToyDomains
 
 needs_hub = pytest.mark.skipif(
     importlib.util.find_spec("huggingface_hub") is None,
@@ -86,6 +87,22 @@ def test_the_card_of_a_run(run, tmp_path):
     assert "/home" not in text
     assert "| steps | 2 |" in text
     assert "| batch_size | 4 |" in text
+
+
+def test_the_card_of_a_translator(tmp_path):
+    """It has no averages, whatever was asked for, and its cycles are compared without features."""
+    out = tmp_path / "run"
+    game = create("cyclegan", resolution=24, width=2, channels=1, blocks=1)
+    Trainer(game, ToyDomains(1, 24), out=out, steps=1, batch_size=2, device="cpu", progress=False).fit()
+    about = {"step": 1, "extractor": {"name": "random"}, "data": "toy", "num_fake": 5, "num_real": 5}
+    for weights, fid in (("ema", 12.5), ("raw", 13.5)):
+        append_evaluation(RunFolder(out), {**about, "weights": weights, "scores": {"fid_ab": fid, "cycle_a": 0.25}})
+    save_pretrained(out, tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text()
+    assert "| weights | as trained |" in text
+    for fid in ("12.5", "13.5"):
+        assert f"| fid_ab (features of: random) | {fid} | 5 generated, 5 real |" in text
+    assert "| cycle_a (mean absolute difference of images in [-1, 1]) | 0.25 |" in text
 
 
 @needs_hub

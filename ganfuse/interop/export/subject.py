@@ -198,7 +198,8 @@ def _translator(game: TranslationGame, part: str, options: Options) -> Subject:
         # Otherwise the innermost maps are of one pixel, and PyTorch records those for one pixel alone.
         axes[2] = Axis("height", game.size_multiple, game.least_size)
         axes[3] = Axis("width", game.size_multiple, game.least_size)
-    meaning = f"images, float32 (batch, {channels}, height, width), RGB order, in [-1, 1]"
+    sides = "height, width" if 2 in axes else f"{size[0]}, {size[1]}"
+    meaning = f"images, float32 (batch, {channels}, {sides}), {'RGB order, ' if channels == 3 else ''}in [-1, 1]"
     if 2 in axes and game.size_multiple > 1:
         meaning += f"; sides are multiples of {game.size_multiple}"
     source = Input("images", _images(channels), axes, meaning)
