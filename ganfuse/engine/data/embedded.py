@@ -70,13 +70,13 @@ class EmbeddedDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         image, label = self.images[index]
+        return {"image": image, "embedding": self.embedding(index), "label": label}
+
+    def embedding(self, index: int) -> Tensor:
+        """Of the captions of an image, which is not read for that: float32 (captions, features)."""
         row = self.embeddings[int(self.rows[index])]
         embedding = row.float() if isinstance(row, Tensor) else torch.from_numpy(np.array(row, dtype=np.float32))
-        return {
-            "image": image,
-            "embedding": embedding.view(self.captions, self.features),
-            "label": label,
-        }
+        return embedding.view(self.captions, self.features)
 
     def subset(self, indices: Sequence[int] | Tensor) -> "EmbeddedDataset":
         """A data set of these images and their captions, in this order.

@@ -1,7 +1,9 @@
 """Images that a game draws, to be scored: with the data's mixture of classes, in batches, reproducibly."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +15,28 @@ from ganfuse.engine.metrics.image_batches import data_labels, to_uint8
 from ganfuse.engine.seeding import make_generator
 from ganfuse.engine.standing_statistics import collect_standing_statistics
 
-__all__ = ["apply_standing_statistics", "class_labels", "drawn_batches", "require_drawable"]
+__all__ = ["DataTexts", "apply_standing_statistics", "class_labels", "data_texts", "drawn_batches", "require_drawable"]
+
+
+@dataclass(frozen=True)
+class DataTexts:
+    """The texts of a data set's images.
+
+    Attributes:
+        count: of the images.
+        of: places of images to their texts' embeddings, (N, features).
+    """
+
+    count: int
+    of: Callable[[Sequence[int]], Tensor]
+
+
+def data_texts(game: Game, data: ImageData) -> DataTexts | None:
+    """The texts of the data set, to draw images of as often as they occur; None for a game that draws of no texts."""
+    texts_of = getattr(game, "texts_of", None)
+    if not callable(texts_of):
+        return None
+    return DataTexts(len(data), partial(texts_of, data))
 
 
 def class_labels(game: Game, data: ImageData) -> Tensor | None:
@@ -41,6 +64,7 @@ def drawn_batches(
     seed: int,
     truncation: float | None = None,
     domain: str | None = None,
+    texts: DataTexts | None = None,
 ) -> Iterator[Tensor]:
     """`num` images of a game, uint8 (B, C, H, W), some at a time.
 
@@ -50,6 +74,7 @@ def drawn_batches(
         labels: of a data set: each image is of the class of one of them, chosen at random; None lets the game choose.
         truncation: for games that know how to truncate their latents.
         domain: for games that draw images of two domains.
+        texts: of a data set: each image is of one of them, chosen at random; None lets the game choose.
 
     Raises:
         ValueError: the game cannot draw from noise, or cannot truncate.
@@ -63,6 +88,8 @@ def drawn_batches(
         n = min(batch_size, num - start)
         if labels is not None:
             options["labels"] = labels[torch.randint(len(labels), (n,), generator=rng)]
+        if texts is not None:
+            options["embeddings"] = texts.of(torch.randint(texts.count, (n,), generator=rng).tolist())
         yield to_uint8(_draw(game, n, rng, options))
 
 
@@ -84,6 +111,7 @@ def apply_standing_statistics(
     batch_size: int,
     seed: int,
     truncation: float | None = None,
+    texts: DataTexts | None = None,
 ) -> None:
     """Replaces the generator's running statistics by those of images drawn as `drawn_batches` draws them.
 
@@ -104,9 +132,8 @@ def apply_standing_statistics(
     # first, whatever its latents are, and then run through it once more.
     handle = generator.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        for _ in drawn_batches(
-            game, num_batches * batch_size, labels=labels, batch_size=batch_size, seed=seed, truncation=truncation
-        ):
+        drawn: dict[str, Any] = {"labels": labels, "texts": texts, "truncation": truncation, "seed": seed}
+        for _ in drawn_batches(game, num_batches * batch_size, batch_size=batch_size, **drawn):
             pass
     finally:
         handle.remove()

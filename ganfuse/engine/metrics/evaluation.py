@@ -10,7 +10,7 @@ from torch import Tensor
 from ganfuse.engine.batches import ImageData
 from ganfuse.engine.data.progress import optional_bar
 from ganfuse.engine.game import Game
-from ganfuse.engine.metrics.drawn_images import apply_standing_statistics, class_labels, drawn_batches
+from ganfuse.engine.metrics.drawn_images import apply_standing_statistics, class_labels, data_texts, drawn_batches
 from ganfuse.engine.metrics.extractor import Extracted, Extractor
 from ganfuse.engine.metrics.feature_checks import check_positive
 from ganfuse.engine.metrics.image_batches import chosen_indices, image_batches
@@ -85,20 +85,12 @@ class Evaluator:
         Raises:
             ValueError: the game and the data, or the metrics and the extractor, do not go together.
         """
-        labels = self._class_labels(game)
+        drawn: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, "truncation": truncation}
+        drawn |= {"labels": self._class_labels(game), "texts": data_texts(game, self.data)}
         if standing_statistics:
-            apply_standing_statistics(
-                game,
-                standing_statistics,
-                labels=labels,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                truncation=truncation,
-            )
+            apply_standing_statistics(game, standing_statistics, **drawn)
         real = self.real_features()
-        batches = drawn_batches(
-            game, self.num, labels=labels, batch_size=self.batch_size, seed=self.seed, truncation=truncation
-        )
+        batches = drawn_batches(game, self.num, **drawn)
         fake = extract_features(self.extractor, batches, self.num, what="generated images", progress=self.progress)
         scores = compute_scores(self.metrics, real, fake, seed=self.seed)
         reconstruct = getattr(game, "reconstruct", None)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ganfuse.engine.data import EmbeddedDataset, ImageDataset
 from ganfuse.engine.metrics import METRICS, Evaluator, ModuleExtractor, compute_scores
 from ganfuse.engine.metrics.drawn_images import apply_standing_statistics, drawn_batches
 from ganfuse.engine.metrics.evaluation_log import append_evaluation, read_evaluations
@@ -13,6 +14,7 @@ from ganfuse.engine.metrics.extractor import Extracted
 from ganfuse.engine.metrics.random_network import RandomExtractor
 from ganfuse.engine.metrics.scores import check_metrics, default_metrics
 from ganfuse.engine.run_folder import RunFolder
+from ganfuse.models import create
 from tests.engine.metrics.shapes import BarGame, Bars, Unlabelled
 from tests.engine.toys import SIZE, toy_game
 
@@ -73,6 +75,31 @@ def test_classes_are_drawn_as_often_as_the_data_has_them():
     assert len(game.asked) == 400
     assert game.asked.count(1) == 0
     assert game.asked.count(0) == pytest.approx(300, abs=40)
+
+
+def test_texts_are_drawn_as_often_as_the_data_has_them():
+    """Not of the few that a text-to-image game keeps for its grids, each as often as the other."""
+    torch.manual_seed(0)
+    images = ImageDataset(
+        name="toy", labels=[0] * 30 + [1] * 10, class_names="ab", channels=1, resolution=32,
+        images=torch.randint(256, (40, 1, 32, 32)).to(torch.uint8),
+    )  # fmt: skip
+    captions = torch.randn(40, 3, 6)
+    data = EmbeddedDataset(images, captions)
+    game = create(
+        "gan-cls", resolution=32, channels=1, embedding_dim=6, width=1, discriminator_width=1, latent_dim=2, captions=2
+    )
+    game.check_data(data)
+    asked = []
+    game.generator.register_forward_pre_hook(lambda module, arguments: asked.append(arguments[1]))
+    extractor = RandomExtractor(channels=1, resolution=32)
+    Evaluator(extractor, data, ["fid"], num=400, batch_size=64).evaluate(game, standing_statistics=1)
+    drawn = torch.cat(asked[-7:])
+    assert len(drawn) == 400
+    places = torch.cdist(drawn, captions[:, :2].mean(1)).argmin(1)
+    torch.testing.assert_close(drawn, captions[places, :2].mean(1))
+    assert len(set(places.tolist())) == 40
+    assert int((places < 30).sum()) == pytest.approx(300, abs=40)
 
 
 def test_the_classes_must_be_those_of_the_data():
