@@ -99,6 +99,9 @@ def test_sentences_and_embeddings_are_drawn(tmp_path: Path) -> None:
     images = load_run(out).sample(6, embeddings=vectors.repeat_interleave(3, 0), rng=torch.Generator().manual_seed(0))
     save_grid(images, tmp_path / "expected.png", columns=3)
     assert picture.read_bytes() == (tmp_path / "expected.png").read_bytes()
+    assert run("sample", out, "--text", "each", "--num", 20, "--out", picture).exit_code == 0
+    with Image.open(picture) as found:
+        assert found.size == (2 * 34 + 2, 10 * 34 + 2)
     np.save(tmp_path / "vectors.npy", vectors.numpy())
     captions = torch.stack([vectors - 1.0, vectors + 1.0], 1)
     save_file({"embeddings": captions.contiguous()}, tmp_path / "vectors.safetensors")

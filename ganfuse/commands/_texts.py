@@ -24,7 +24,7 @@ def chosen_embeddings(
 
     Args:
         run: whose data say by what sentences are embedded.
-        texts: of words that `captioned:` sources embed.
+        texts: of words that `captioned:` sources embed; "each" alone: the names of the classes of the data.
         file: .npy, or .safetensors with a tensor "embeddings"; (features,), (N, features), or (N, captions, features),
             whose mean over the captions counts.
 
@@ -62,7 +62,10 @@ def _of_sentences(run: Path | None, texts: Sequence[str], features: int) -> "Ten
             f"--text: {run} has embeddings of an encoder of its own, and only those of {PREFIX}SOURCE can be made here",
             hint="--embeddings FILE takes what that encoder makes of sentences; see examples/embed_captions.py",
         )
-    known = _words(caption for name in data.get("class_names") or [] for caption in class_captions(str(name)))
+    names = [str(name) for name in data.get("class_names") or []]
+    if list(texts) == ["each"] and names:
+        texts = names
+    known = _words(caption for name in names for caption in class_captions(name))
     strange = sorted(_words(texts) - known) if known else []
     if strange:
         logger.warning(

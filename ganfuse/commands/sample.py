@@ -81,8 +81,8 @@ def sample(
     text: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of models of texts (GAN-CLS) trained on captioned:SOURCE: a sentence to draw. May be repeated: a row "
-            "each.",
+            help="Of models of texts (GAN-CLS) trained on captioned:SOURCE: a sentence to draw; may be repeated, a row "
+            "for each. Or each: the names of the data's classes.",
             show_default="texts of the data",
         ),
     ] = None,

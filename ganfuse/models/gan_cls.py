@@ -85,10 +85,15 @@ class TextToImageGame(AdversarialGame):
                 f"embedding_dim: the data's embeddings have {features} numbers, the game was made for {expected}"
             )
         chosen = _classes_in_turn(data.labels, KNOWN_TEXTS)
-        texts = torch.stack([data[index]["embedding"][: self.captions].mean(0) for index in chosen])
+        texts = self.texts_of(data, chosen)
         self.known_texts[: len(texts)] = texts.to(self.known_texts)
         self.num_known.fill_(len(texts))
         self.known_classes.fill_(len(torch.unique(data.labels)))
+
+    def texts_of(self, data: Any, places: Sequence[int]) -> Tensor:
+        """A text of each of these images of a data set, the mean of its first captions: (N, embedding_dim)."""
+        read = getattr(data, "embedding", None) or (lambda index: data[index]["embedding"])
+        return torch.stack([read(index)[: self.captions].mean(0) for index in places])
 
     @property
     def texts(self) -> Tensor:
@@ -238,7 +243,7 @@ def gan_cls(
     resolution: int = 64,
     channels: int = 3,
     embedding_dim: int = 1024,
-    text_features: int = 128,
+    text_features: int | None = None,
     width: int = 128,
     discriminator_width: int = 64,
     latent_dim: int = 100,
@@ -259,7 +264,8 @@ def gan_cls(
         resolution: 32, 64 (the paper's) or 128.
         channels: of the images.
         embedding_dim: length of a text's embedding.
-        text_features: to which both players project it.
+        text_features: to which both players project it; None: an eighth of its length, the paper's 128 of 1024. With
+            many features of a short embedding the text soon outweighs the latents, and each has one picture.
         width, discriminator_width: channels at half the resolution.
         latent_dim: size of z ~ N(0, 1).
         mismatch: "image" or "text", see `TextToImageGame`.
@@ -281,7 +287,9 @@ def gan_cls(
     check_range(0.0, 1.0, mismatch_weight=mismatch_weight)
     check_range(0.0, float("inf"), interpolation_weight=interpolation_weight)
     size = round(resolution * 76 / 64) if load_size is None else load_size
-    check_positive(channels=channels, embedding_dim=embedding_dim, text_features=text_features, width=width)
+    check_positive(channels=channels, embedding_dim=embedding_dim)
+    text_features = max(1, embedding_dim // 8) if text_features is None else text_features
+    check_positive(text_features=text_features, width=width)
     check_length(lr_halving_epochs=lr_halving_epochs)
     check_positive(discriminator_width=discriminator_width, latent_dim=latent_dim, captions=captions, load_size=size)
     if size < resolution:

@@ -173,6 +173,16 @@ def test_recipe_of_the_paper():
     assert (game.mismatch_weight, game.captions, game.load_size) == (0.5, 4, 76)
 
 
+def test_a_text_is_projected_to_an_eighth_of_its_length():
+    with torch.device("meta"):
+        for length, features in ((1024, 128), (64, 8), (5, 1)):
+            game = create("gan-cls", embedding_dim=length)
+            assert game.generator.text.weight.shape == game.discriminator.text.weight.shape == (features, length)
+        assert create("gan-cls", embedding_dim=64, text_features=128).generator.text.out_features == 128
+    with pytest.raises(ValueError, match="text_features: expected a positive whole number, got 0"):
+        create("gan-cls", text_features=0)
+
+
 def test_samples_of_texts_and_of_those_of_the_data():
     game = create("gan-cls", **TINY).eval()
     assert game.sample(2).shape == (2, 1, 32, 32)
