@@ -50,6 +50,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_run_of_a_translator_says_how_to_use_it(trained):
     out, result = trained
+    assert "899 and 898 images of 3×16×16" in result.stderr
     assert f"ganfuse translate {out} IN OUT" in result.stdout
     assert "ganfuse sample" not in result.stdout
 

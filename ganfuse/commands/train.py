@@ -275,6 +275,9 @@ def create_game(
         # Some hyperparameters scale with it.
         "batch_size": settings.trainer.get("batch_size", TrainerOptions.batch_size),
     }
+    if "batch_size" in settings.trainer:
+        # Who chooses a batch means that one, and not a paper's for each resolution.
+        determined["batch_sizes"] = None
     if hasattr(data, "features"):
         determined["embedding_dim"] = data.features
     if beginning is not None and "num_classes" in beginning.config:
@@ -293,7 +296,16 @@ def _describe(data: "AnyDataset", game: "Game") -> str:
     classes = f", {num_classes} classes" if num_classes > 1 else ""
     parameters = sum(parameter.numel() for parameter in game.parameters())
     size = f"{data.channels}×{data.resolution}×{data.resolution}"
-    return f"{len(data):,} images of {size}{classes}; {parameters / 1e6:.1f} million parameters"
+    return f"{_counted(data)} of {size}{classes}; {parameters / 1e6:.1f} million parameters"
+
+
+def _counted(data: "AnyDataset") -> str:
+    domains = getattr(data, "domains", None)
+    if domains is None:
+        return f"{len(data):,} images"
+    if getattr(data, "paired", False):
+        return f"{len(data):,} pairs"
+    return " and ".join(f"{len(domain):,}" for domain in domains) + " images"
 
 
 def _conclude(summary: "FitSummary", game: "Game", source: str, *, total: int) -> None:

@@ -159,7 +159,8 @@ class TrainerOptions(StabilityOptions):
         counts = self.accumulation if isinstance(self.accumulation, Mapping) else {"": self.accumulation}
         for name, count in counts.items():
             _require_int(f"accumulation{f' of {name}' if name else ''}", count, 1)
-        object.__setattr__(self, "shard_networks", _names("shard_networks", self.shard_networks))
+        for option in ("shard_networks", "evaluate_metrics"):
+            object.__setattr__(self, option, _names(option, getattr(self, option)))
         self._check_sharding()
         if self.cuda_graphs and (self.precision == "fp16" or max(counts.values()) > 1):
             raise ValueError("cuda_graphs: cannot be combined with precision='fp16' or accumulation")
@@ -219,9 +220,9 @@ def _require_int(name: str, value: object, least: int) -> None:
 
 
 def _names(option: str, value: object) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else value
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{option}: expected a name or a list of names, got {value!r}")
+        raise ValueError(f"{option}: expected a name or a list of names (also with commas), got {value!r}")
     return tuple(dict.fromkeys(names))
 
 

@@ -32,6 +32,9 @@ def describe_run(game: Game, data: ImageData, options: TrainerOptions) -> dict[s
     described: dict[str, Any] = {
         key: getattr(data, key) for key in _DATA_ATTRIBUTES if getattr(data, key, None) is not None
     }
+    if hasattr(data, "domains"):
+        # `length` is that of the larger one; each has an order of its own.
+        described["domain_lengths"] = [len(domain) for domain in data.domains]
     return {
         "format": FORMAT,
         "game": {"name": game.name, "config": None if game.config is None else plain(game.config)},
@@ -65,4 +68,8 @@ def _comparable(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[t
         old, new = stored.get(section) or {}, current[section]
         label = "data " if section == "data" else ""
         rows += [(f"{label}{key}", old.get(key), new.get(key)) for key in keys]
+    # Runs of before do not tell.
+    was, now = ((described.get("data") or {}).get("domain_lengths") for described in (stored, current))
+    if was is not None:
+        rows.append(("data domain_lengths", was, now))
     return rows

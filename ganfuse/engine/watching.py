@@ -40,7 +40,7 @@ def watching_hooks(
     if options.evaluate_every:
         from ganfuse.engine.metrics import Evaluate
 
-        hooks.append(Evaluate(options.evaluate_every, tuple(options.evaluate_metrics), options.evaluate_num))
+        hooks.append(Evaluate(options.evaluate_every, options.evaluate_metrics, options.evaluate_num))
     if options.monitor_every:
         from ganfuse.engine.metrics import CollapseMonitor
         from ganfuse.engine.metrics.collapse_monitor import require_judge

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import yaml
 from torch import nn
+from torch.utils.data import Subset
 
 from ganfuse.engine import Trainer
 from ganfuse.engine.game import Batch, Turn
@@ -129,6 +131,22 @@ def test_the_trainer_opens_data_for_it(tmp_path):
     assert trainer.data.domains[0][0][0].shape == (1, 16, 16)
     trainer.fit()
     assert sorted(trainer.averages) == ["generator_ab", "generator_ba"]
+
+
+def test_a_run_does_not_go_on_with_another_number_of_images_in_either_domain(tmp_path):
+    common = {"out": tmp_path, "batch_size": 2, "device": "cpu", "progress": False, "sample_every": 0}
+    Trainer(ShiftGame(), ToyDomains(1, 8), steps=1, **common).fit()
+    fewer = ToyDomains(1, 8)
+    # The order of the smaller domain would be another.
+    fewer.domains = (fewer.domains[0], Subset(fewer.domains[1], range(4)))
+    with pytest.raises(ValueError, match=r"data domain_lengths was \[6, 5\], now \[6, 4\]"):
+        Trainer(ShiftGame(), fewer, steps=2, resume=True, **common).fit()
+    # Runs of before say nothing of it.
+    text = (tmp_path / "config.yaml").read_text()
+    described = yaml.safe_load(text)
+    del described["data"]["domain_lengths"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(described))
+    assert Trainer(ShiftGame(), ToyDomains(1, 8), steps=2, resume=True, **common).fit().steps == 2
 
 
 def test_progress_shows_what_each_player_minimises():

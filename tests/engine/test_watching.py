@@ -8,6 +8,8 @@ import torch
 from ganfuse.engine import CheckpointError, Trainer, load_run
 from ganfuse.engine.checkpoint import list_checkpoints
 from ganfuse.engine.data import ImageDataset
+from ganfuse.engine.metrics import read_evaluations
+from ganfuse.engine.run_folder import RunFolder
 from ganfuse.models import create
 from tests.engine.test_resume import make_trainer
 from tests.engine.toys import ToyData, toy_game
@@ -74,13 +76,27 @@ def test_discriminators_that_cannot_be_asked_about_an_image_are_named_at_the_sta
     assert "collapse/memorisation" in (tmp_path / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize("metrics", ["kid", "kid, pr", ["kid"]])
+def test_metrics_may_be_one_word(tmp_path, metrics):
+    """Not one metric for each letter."""
+    options = {"evaluate_every": 1, "evaluate_num": 6, "evaluate_metrics": metrics, "steps": 1, "batch_size": 4}
+    Trainer(toy_game(), ToyData(), out=tmp_path, device="cpu", progress=False, **options).fit()
+    scores = read_evaluations(RunFolder(tmp_path))[-1]["scores"]
+    assert ("kid" in scores, "precision" in scores) == (True, "pr" in metrics)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"monitor_every": 5}, "monitor_every: .* set held_out"),
         ({"held_out": 0.5}, "held_out: a ToyData cannot be divided"),
         ({"held_out": 1.0}, "held_out: expected a share of the data"),
-        ({"evaluate_every": 5, "evaluate_metrics": ["fidd"]}, "fid"),
+        ({"evaluate_every": 5, "evaluate_metrics": ["fidd"]}, "there is none called 'fidd'"),
+        ({"evaluate_every": 5, "evaluate_metrics": "kid, fidd"}, "there is none called 'fidd'"),
+        (
+            {"evaluate_every": 5, "evaluate_metrics": 3},
+            "evaluate_metrics: expected a name or a list of names",
+        ),
     ],
 )
 def test_bad_options(tmp_path, options, message):
