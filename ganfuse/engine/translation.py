@@ -124,11 +124,14 @@ class TranslationGame(Game):
             direction: "ab", from domain A to domain B, or "ba".
 
         Raises:
-            ValueError: another direction, or images of another shape or size.
+            ValueError: another direction, or images of another shape, size or kind.
         """
         translator = self.translator(direction)
         if images.dim() != 4 or images.shape[1] != self.image_shape[0]:
             raise ValueError(f"images: expected (B, {self.image_shape[0]}, H, W), got {tuple(images.shape)}")
+        # A network that scales its input would take them, and see white.
+        if not images.is_floating_point():
+            raise ValueError(f"images: expected floating-point numbers in [-1, 1], got {images.dtype}")
         for side in images.shape[2:]:
             wrong = self.wrong_size(side)
             if wrong:

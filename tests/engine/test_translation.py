@@ -66,6 +66,8 @@ def test_translates_in_evaluation_mode_and_without_gradients():
         game.translate(images.expand(2, 3, 6, 4))
     with pytest.raises(ValueError, match=r"images: shift takes images whose sides are multiples of 2 .*, got 5"):
         game.translate(images[..., :5, :])
+    with pytest.raises(ValueError, match=r"images: expected floating-point numbers in \[-1, 1\], got torch.uint8"):
+        game.translate(images.byte())
 
 
 def test_rows_of_source_translation_and_cycle():
