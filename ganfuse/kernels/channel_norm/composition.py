@@ -50,11 +50,12 @@ def positions_of(x: Tensor) -> int:
     return x.shape[2] * x.shape[3]
 
 
-def composed(new_passes: Callable[[], Passes]) -> Implementation:
-    """The launchers made of passes."""
+def composed(new_passes: Callable[[Tensor], Passes]) -> Implementation:
+    """The launchers made of passes, which `new_passes` has for a map."""
 
     def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
-        x, passes = inputs[0], new_passes()
+        x = inputs[0]
+        passes = new_passes(x)
         if attributes.kind == "given":
             mean = squares = x.new_empty(x.shape[:2], dtype=allocation.accumulator(x.dtype))
         else:
@@ -67,7 +68,7 @@ def composed(new_passes: Callable[[], Passes]) -> Implementation:
     ) -> tuple[Gradients, Tensors]:
         x, gain, bias, rho = inputs[:4]
         coefficients, moments = state
-        passes = new_passes()
+        passes = new_passes(x)
         # Statistics that are given need no sums for the gradient of x.
         if not any(needs[1:4]) and attributes.kind == "given":
             zeros = coefficients.new_zeros(x.shape[:2])
@@ -94,7 +95,7 @@ def composed(new_passes: Callable[[], Passes]) -> Implementation:
     ) -> Gradients:
         x, gain, bias, rho = inputs[:4]
         coefficients, moments = state
-        passes = new_passes()
+        passes = new_passes(x)
         h, gain_cotangent, bias_cotangent, rho_cotangent = (
             None if c is None else c if i == 0 else c.to(coefficients.dtype) for i, c in enumerate(cotangents[:4])
         )

@@ -12,8 +12,12 @@ from ganfuse.kernels.channel_norm.activations import activate_, silu_bend, times
 from ganfuse.kernels.channel_norm.allocation import Attributes
 from ganfuse.kernels.channel_norm.eager_batch import with_batch
 from ganfuse.kernels.channel_norm.eager_maps import affine_map, centred, dot, per_row, row_sums, wide
+from ganfuse.kernels.channel_norm.eager_narrow import NarrowMap, is_near, takes
 from ganfuse.kernels.channel_norm.noise import with_noise
 from ganfuse.kernels.layout import is_channels_last
+
+# Of channels that are constant: their means are far from zero unless they are zero.
+_LEAST_VARIANCE = 1e-12
 
 
 class _EagerPasses:
@@ -125,9 +129,69 @@ class _EagerPasses:
         return result_grad, result_x
 
 
+class _NarrowPasses(_EagerPasses):
+    """Forward and first backward of bfloat16 maps as `NarrowMap` has them, where means are near zero."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self._map = NarrowMap(x, per_sample=True)
+        self._scaled: list[Tensor] | None = None
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, var = self._map.moments()
+        # Which eps will be added is unknown here: without it more maps are far from zero, never fewer.
+        if not is_near(mean, var.clamp(min=_LEAST_VARIANCE).rsqrt_()):
+            return super().statistics(x)
+        return mean, var * composition.positions_of(x)
+
+    def apply(self, attributes: Attributes, x: Tensor, coefficients: Tensor) -> Tensor:
+        if self._from_mean is not None or not _are_near(coefficients):
+            return super().apply(attributes, x, coefficients)
+        slope, offset = _line(coefficients)
+        z = self._map.affine(slope, _from_zero(coefficients, slope, offset))
+        return activate_(z, attributes.activation, attributes.negative_slope)
+
+    def sums(self, attributes: Attributes, x: Tensor, grad: Tensor, coefficients: Tensor) -> tuple[Tensor, ...]:
+        if not _are_near(coefficients):
+            return super().sums(attributes, x, grad, coefficients)
+        slope, offset = _line(coefficients)
+        self._scaled, *sums = self._map.scaled(
+            attributes, grad, slope, _from_zero(coefficients, slope, offset), coefficients[plane.CENTRE]
+        )
+        return tuple(sums)
+
+    def apply_backward(
+        self, attributes: Attributes, x: Tensor, grad: Tensor, coefficients: Tensor, constant: Tensor, linear: Tensor
+    ) -> Tensor:
+        if not _are_near(coefficients):
+            return super().apply_backward(attributes, x, grad, coefficients, constant, linear)
+        if self._scaled is None:
+            self.sums(attributes, x, grad, coefficients)
+        return self._map.affine(linear, _from_zero(coefficients, linear, constant), self._scaled)
+
+
+def _line(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    return coefficients[plane.SLOPE], coefficients[plane.OFFSET]
+
+
+def _from_zero(coefficients: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """The offset of slope·(x − centre) + offset as a line in x."""
+    return torch.addcmul(offset, slope, coefficients[plane.CENTRE], value=-1)
+
+
+def _are_near(coefficients: Tensor) -> bool:
+    # Of norms with two sets of rows the rows' own, which have the largest.
+    rstd = coefficients[plane.ROW_RSTD if len(coefficients) > plane.ROW_RSTD else plane.RSTD]
+    return is_near(coefficients[plane.CENTRE], rstd)
+
+
+def _passes(x: Tensor) -> _EagerPasses:
+    return _NarrowPasses(x) if takes(x, per_sample=True) else _EagerPasses()
+
+
 def unsupported(x: Tensor) -> str | None:
     """Why this form does not take the call; None if it does."""
     return None if x.device.type == "cpu" else "the eager form is written for CPUs"
 
 
-IMPLEMENTATION = with_batch(with_noise(composition.composed(_EagerPasses)))
+IMPLEMENTATION = with_batch(with_noise(composition.composed(_passes)))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ganfuse.kernels.autograd import Gradients, Implementation, Needs, Tensors
 from ganfuse.kernels.channel_norm import allocation as plane
-from ganfuse.kernels.channel_norm import eager_maps
+from ganfuse.kernels.channel_norm import eager_maps, eager_narrow, eager_narrow_batch
 from ganfuse.kernels.channel_norm.activations import activate_, times_slope
 from ganfuse.kernels.channel_norm.algebra import reduce_to
 from ganfuse.kernels.channel_norm.allocation import Attributes, is_noisy
@@ -19,8 +19,6 @@ from ganfuse.kernels.layout import is_channels_last
 _aten = torch.ops.aten
 # Means of so many standard deviations at most leave x its digits where it is not centred first.
 _NEAR = 2.0
-# Numbers of a map that are worked on at a time, so that they stay in a cache.
-_PART = 2**18
 
 
 def takes(attributes: Attributes, inputs: Tensors) -> bool:
@@ -55,64 +53,8 @@ def _statistics(x: Tensor, channels_last: bool, eps: float) -> tuple[Tensor, Ten
     return d, rest, mean + rest, var, (var + eps).rsqrt_()
 
 
-def _is_narrow(x: Tensor) -> bool:
-    """Whether a map is large and of half numbers, so that in float32 it is worked on in parts."""
-    return x.dtype == torch.bfloat16 and is_channels_last(x) and x.numel() >= 2 * _PART
-
-
-def _parts(x: Tensor) -> list[slice]:
-    """Some samples at a time: all of a narrow map as float32 would be twice the memory, new for every pass."""
-    size = max(1, _PART // x[0].numel())
-    return [slice(start, start + size) for start in range(0, x.shape[0], size)]
-
-
-def _of(part: slice, v: Tensor) -> Tensor:
-    """The part of (B, C) numbers; (C,) as they are."""
-    return v[part] if v.ndim == 2 else v
-
-
-def _narrow_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(mean, variance, rstd) of a narrow map that need not be centred first; None of others."""
-    if not _is_narrow(x):
-        return None
-    # The statistics have the type of the running ones, which stay what they are.
-    zeros = x.new_zeros(x.shape[1], dtype=torch.float32)
-    mean, var = _aten.batch_norm_update_stats(x, zeros, zeros.clone(), 0.0)
-    rstd = (var + eps).rsqrt_()
-    return (mean, var, rstd) if is_near(mean, rstd, _NEAR) else None
-
-
-def _applied_in_parts(attributes: Attributes, x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """act(slope·x + offset)."""
-    y = torch.empty_like(x)
-    for part in _parts(x):
-        z = affine_map(x[part].float(), _of(part, slope), _of(part, offset), True, inplace=True)
-        y[part].copy_(activate_(z, attributes.activation, attributes.negative_slope))
-    return y
-
-
-def _backward_in_parts(
-    attributes: Attributes, x: Tensor, grad: Tensor, slope: Tensor, offset: Tensor, mean: Tensor, rstd: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of x, and (B, C) sums of act′·grad, and of that times the centred x."""
-    grad = grad.contiguous(memory_format=torch.channels_last)
-
-    def wide(part: slice) -> tuple[Tensor, Tensor]:
-        d, g = x[part].float(), grad[part].float()
-        if attributes.activation != "none":
-            z = affine_map(d, _of(part, slope), _of(part, offset), True)
-            g = times_slope(z, attributes.activation, attributes.negative_slope, g, overwrite=True)
-        return d, g
-
-    sums = [row_sums(g, d, True) for d, g in map(wide, _parts(x))]
-    ones, against = (torch.cat(found) for found in zip(*sums))
-    against = against.addcmul_(ones, mean, value=-1)
-    linear, constant = _coefficients(slope, ones, against, mean, rstd, _count(x))
-    on_x = torch.empty_like(x)
-    for part in _parts(x):
-        d, g = wide(part)
-        on_x[part].copy_(affine_map(d, linear, constant, True, inplace=True).addcmul_(g, per_row(_of(part, slope))))
-    return on_x, ones, against
+def _is_narrow(inputs: Tensors) -> bool:
+    return eager_narrow.takes(inputs[0], per_sample=any(p is not None and p.ndim == 2 for p in inputs[1:3]))
 
 
 def _coefficients(
@@ -128,20 +70,17 @@ def forward(attributes: Attributes, inputs: Tensors) -> Tensors:
     """The output, (mean, rstd) of the channels, and `moments`."""
     x, gain, bias = inputs[:3]
     channels_last, count = is_channels_last(x), _count(x)
-    narrow = _narrow_statistics(x, attributes.eps)
-    if narrow is not None:
-        mean, var, rstd = narrow
-        shift = mean
+    found = eager_narrow_batch.forward(attributes, x, gain, bias) if _is_narrow(inputs) else None
+    if found is not None:
+        y, mean, var, rstd = found
     else:
         wide = eager_maps.wide(x, channels_last)
         d, shift, mean, var, rstd = _statistics(wide, channels_last, attributes.eps)
+        slope = _slope(gain, rstd)
+        offset = torch.addcmul(shift.new_zeros(()) if bias is None else bias.to(shift.dtype), slope, shift, value=-1)
+        z = affine_map(d, slope, offset, channels_last, inplace=d is not wide or wide is not x)
+        y = activate_(z, attributes.activation, attributes.negative_slope).to(x.dtype)
     moments = torch.stack([mean, var * (count / max(count - 1, 1)), torch.full_like(var, count)])
-    slope = _slope(gain, rstd)
-    offset = torch.addcmul(shift.new_zeros(()) if bias is None else bias.to(shift.dtype), slope, shift, value=-1)
-    if narrow is not None:
-        return _applied_in_parts(attributes, x, slope, offset), torch.stack([mean, rstd]), moments
-    z = affine_map(d, slope, offset, channels_last, inplace=d is not wide or wide is not x)
-    y = activate_(z, attributes.activation, attributes.negative_slope).to(x.dtype)
     return y, torch.stack([mean, rstd]), moments
 
 
@@ -152,13 +91,13 @@ def backward(
     x, gain, bias = inputs[:3]
     channels_last, count = is_channels_last(x), _count(x)
     mean, rstd = state[0].unbind(0)
+    if _is_narrow(inputs) and eager_narrow.is_near(mean, rstd):
+        on_x, on_gain, on_bias = (
+            g if needed else None
+            for g, needed in zip(eager_narrow_batch.backward(attributes, needs, grad_output, inputs, mean, rstd), needs)
+        )
+        return (on_x, _to(gain, on_gain), _to(bias, on_bias), *(None,) * 6), ()
     slope = _slope(gain, rstd)
-    if _is_narrow(x) and needs[0] and is_near(mean, rstd, _NEAR):
-        offset = torch.addcmul(rstd.new_zeros(()) if bias is None else bias.to(rstd.dtype), slope, mean, value=-1)
-        narrow, ones, against = _backward_in_parts(attributes, x, grad_output, slope, offset, mean, rstd)
-        on_gain = _to(gain, against * rstd) if needs[1] else None
-        on_bias = _to(bias, ones) if needs[2] else None
-        return (narrow, on_gain, on_bias, *(None,) * 6), ()
     wide = eager_maps.wide(x, channels_last)
     g = eager_maps.wide(grad_output, channels_last)
     per_sample = any(p is not None and p.ndim == 2 for p in (gain, bias))
@@ -191,10 +130,10 @@ def backward(
     return (on_x, on_gain, on_bias, *(None,) * 6), ()
 
 
-def _to(parameter: Tensor | None, gradient: Tensor) -> Tensor | None:
-    if parameter is None or gradient.ndim == parameter.ndim:
-        return None if parameter is None else gradient.to(parameter.dtype)
-    return reduce_to(gradient, parameter)
+def _to(parameter: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    if parameter is None or gradient is None:
+        return None
+    return gradient.to(parameter.dtype) if gradient.ndim == parameter.ndim else reduce_to(gradient, parameter)
 
 
 def with_batch(norm: Implementation) -> Implementation:

@@ -23,9 +23,9 @@ class _Most(NamedTuple):
     own_channels_last: int
 
 
-# Above, our passes are faster, forward and backward with ReLU: measured with PyTorch 2.13 on a core with AVX-512, in
-# float32 and bfloat16, which cross at about the same sizes. Below they lose, up to ten times on maps of 2¹³ elements.
-# PyTorch's group norm was not slower anywhere: its limit is for memory, two maps being kept where passes keep one.
+# Above, our passes are faster, forward and backward with ReLU: measured with PyTorch 2.13 on a core with AVX-512. Below
+# they lose, up to ten times on maps of 2¹³ elements. 2²² is for memory where PyTorch's own are not slower anywhere: it
+# keeps two maps where passes keep one.
 _MOST_ELEMENTS = {
     "batch": _Most(1 << 19, 1 << 19, 1 << 17, 1 << 18),
     "given": _Most(1 << 19, 1 << 19, 1 << 18, 1 << 18),
@@ -33,10 +33,20 @@ _MOST_ELEMENTS = {
     "group": _Most(1 << 22, 1 << 22, 1 << 19, 1 << 19),
     "mix": _Most(1 << 17, 1 << 16, 1 << 17, 1 << 16),
 }
-# Of bfloat16 batch norms, which are then worked on in parts.
-_PARTS = 1 << 19
+# Of bfloat16, whose passes are others (`eager_narrow`), on a core with AVX2.
+_MOST_NARROW = {
+    "batch": _Most(1 << 22, 1 << 22, 1 << 17, 1 << 19),
+    "given": _Most(1 << 22, 1 << 22, 1 << 17, 1 << 19),
+    "row": _Most(1 << 22, 1 << 17, 1 << 17, 1 << 17),
+    "group": _Most(1 << 22, 1 << 22, 1 << 17, 1 << 19),
+    "mix": _Most(1 << 17, 1 << 16, 1 << 17, 1 << 16),
+}
 _ACCUMULATORS = {torch.float32: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _most_of(x: Tensor) -> dict[str, _Most]:
+    return _MOST_NARROW if x.dtype == torch.bfloat16 else _MOST_ELEMENTS
 
 
 def taken(
@@ -76,9 +86,7 @@ def taken(
             return False
     elif gain is not bias:
         return False
-    if not 0 < size <= _MOST_ELEMENTS[kind][layout] or (
-        size >= _PARTS and kind == "batch" and x.dtype == torch.bfloat16
-    ):
+    if not 0 < size <= _most_of(x)[kind][layout]:
         return False
     if type(eps) is not float or not 0.0 <= eps < math.inf or activation not in ACTIVATIONS:
         return False
@@ -93,7 +101,7 @@ def arranged(
     kind: str, x: Tensor, gain: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
     """(B, C, H, W) x and parameters that fit it, as `taken` wants to have them; None if x is too large."""
-    if torch.compiler.is_compiling() or not x.is_cpu or not 0 < x.numel() <= max(_MOST_ELEMENTS[kind]):
+    if torch.compiler.is_compiling() or not x.is_cpu or not 0 < x.numel() <= max(_most_of(x)[kind]):
         return None
     if functorch_is_active() or x.dtype not in _ACCUMULATORS:
         return None

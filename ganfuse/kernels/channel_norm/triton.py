@@ -28,7 +28,7 @@ from ganfuse.kernels.channel_norm.triton_rows import norm_row_totals
 from ganfuse.kernels.launch import launch
 from ganfuse.kernels.layout import MapView
 
-_SHARED = composition.composed(TritonPasses)
+_SHARED = composition.composed(lambda x: TritonPasses())
 
 
 class _Small(NamedTuple):

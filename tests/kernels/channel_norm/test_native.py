@@ -176,9 +176,8 @@ def test_bfloat16(norm, activation, parameters, layout, results):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_limits(kind, own, channels_last, dtype):
     """Maps up to the limit are taken, larger ones not."""
-    most = getattr(small._MOST_ELEMENTS[kind], ("own_" if own else "") + ("channels_last" if channels_last else "nchw"))
-    if kind == "batch" and dtype == torch.bfloat16:
-        most = min(most, small._PARTS - 1)
+    limits = small._MOST_NARROW if dtype == torch.bfloat16 else small._MOST_ELEMENTS
+    most = getattr(limits[kind], ("own_" if own else "") + ("channels_last" if channels_last else "nchw"))
     parameters = torch.ones((2, 2) if own else (2,)).to(torch.float64 if dtype == torch.float64 else torch.float32)
     for size, expected in ((most // 4, True), (most // 4 + 1, False)):
         x = torch.empty(2, 2, size, 1, dtype=dtype)
