@@ -11,8 +11,9 @@ __all__ = ["MovingAverage"]
 class MovingAverage(InProcessGroup, nn.Module):
     """value ← decay · value + (1 − decay) · mean of what was observed since the last update.
 
-    The mean is taken over all micro-batches and processes, so that it does not depend on how a batch was divided. All
-    of the state is in the state dict, and nothing waits for the device.
+    The mean is taken over all micro-batches and processes, so that it does not depend on how a batch was divided. What
+    is not finite is left out: a step that overflows in float16 is undone by the loss scaling, and would stay in an
+    average for good. All of the state is in the state dict, and nothing waits for the device.
 
     Args:
         shape: of one value.
@@ -47,9 +48,12 @@ class MovingAverage(InProcessGroup, nn.Module):
 
     @torch.no_grad()
     def observe(self, values: Tensor) -> None:
-        """Takes note of values, (N, *shape)."""
-        self._sum += values.detach().to(self._sum.dtype).sum(0)
-        self._count += len(values)
+        """Takes note of values, (N, *shape), each of which counts only if all of it is finite."""
+        wide = values.detach().to(self._sum.dtype)
+        finite = wide.isfinite().reshape(len(wide), self._sum.numel()).all(1)
+        kept = finite.view(-1, *[1] * self._sum.dim())
+        self._sum += torch.where(kept, wide, 0.0).sum(0)
+        self._count += finite.sum()
 
     @torch.no_grad()
     def update(self) -> None:

@@ -45,6 +45,20 @@ def test_half_types_are_summed_in_the_averages_type():
     torch.testing.assert_close(average.value, torch.tensor(0.1, dtype=torch.bfloat16).float())
 
 
+def test_what_is_not_finite_is_left_out():
+    average = MovingAverage(2, decay=0.5)
+    average.observe(torch.tensor([[1.0, 2.0], [float("nan"), 3.0], [3.0, float("inf")], [5.0, 6.0]]))
+    average.update()
+    # Half the mean of the two rows that are finite.
+    assert average.value.tolist() == [1.5, 2.0]
+    average.observe(torch.full((3, 2), float("nan")))
+    average.update()
+    assert average.value.tolist() == [1.5, 2.0]
+    average.observe(torch.empty(0, 2))
+    average.update()
+    assert average.value.tolist() == [1.5, 2.0]
+
+
 def _worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
