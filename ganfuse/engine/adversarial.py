@@ -57,8 +57,8 @@ class AdversarialGame(LatentGame):
             times as strong, with the optimiser adapted (Karras et al. 2020, StyleGAN2, appendix B: 16).
         weight_decay: L2 penalty of both optimisers.
         augment: what is done to real and generated images before the discriminator sees them: None, "diffaugment"
-            (Zhao et al. 2020, arXiv 2006.10738) or "ada" (Karras et al. 2020, arXiv 2006.06676), whose probability
-            adapts to how far the discriminator overfits.
+            (Zhao et al. 2020, arXiv 2006.10738), or "ada" (Karras et al. 2020, arXiv 2006.06676), whose probability
+            adapts to how far the discriminator overfits; an `AdaptiveAugment` is the same with settings of its own.
         generator_schedule, discriminator_schedule: factors of the learning rates, see `ganfuse.engine.schedules`.
         replay: a pool of earlier images (`labelled` if there are classes), in which the discriminator sees generated
             images, see `ReplayPool`; None: it sees those of the present generator.
@@ -92,7 +92,7 @@ class AdversarialGame(LatentGame):
         dragan: float = 0.0,
         penalty_interval: int = 1,
         weight_decay: float = 0.0,
-        augment: str | None = None,
+        augment: str | AdaptiveAugment | None = None,
         replay: ReplayPool | None = None,
         generator_schedule: Schedule | None = None,
         discriminator_schedule: Schedule | None = None,
@@ -110,11 +110,13 @@ class AdversarialGame(LatentGame):
         if not isinstance(penalty_interval, int) or penalty_interval < 1:
             raise ValueError(f"penalty_interval: expected a positive whole number, got {penalty_interval!r}")
         self.penalty_interval = penalty_interval
-        if augment not in AUGMENTATIONS:
+        if not isinstance(augment, AdaptiveAugment) and augment not in AUGMENTATIONS:
             raise ValueError(f"augment: expected one of {', '.join(map(repr, AUGMENTATIONS))}, got {augment!r}")
-        self.augmentation = augment
         # Its probability is state of the game, and so in the checkpoints.
         self.adaptive_augment = AdaptiveAugment() if augment == "ada" else None
+        if isinstance(augment, AdaptiveAugment):
+            self.adaptive_augment, augment = augment, "ada"
+        self.augmentation = augment
         if not (is_number(adam_eps) and adam_eps >= 0.0):
             raise ValueError(f"adam_eps: expected a number of at least 0, got {adam_eps!r}")
         if not isinstance(betas, Sequence) or len(betas) != 2:
@@ -209,7 +211,17 @@ class AdversarialGame(LatentGame):
     def with_penalties(
         self, values: dict[str, Tensor], batch: Batch, fakes: Tensor, fake_labels: Tensor | None, noise: Noise
     ) -> dict[str, Tensor]:
-        """The values of the discriminator's turn and the gradient penalties, unless those have a turn of their own."""
+        """The values of the discriminator's turn and the gradient penalties, unless those have a turn of their own.
+
+        Where augmentation adapts, its probability and what it follows are logged, too.
+        """
+        if self.adaptive_augment is not None:
+            # Copies: the next step changes them before they are logged.
+            values = {
+                **values,
+                "augment_p": self.adaptive_augment.p.clone(),
+                "augment_r_t": self.adaptive_augment.r_t.clone(),
+            }
         if not any(self.penalties.values()) or self._lazy:
             return values
         real_labels = None if fake_labels is None else self._real_labels(batch)
@@ -292,6 +304,15 @@ class AdversarialGame(LatentGame):
         if self.adaptive_augment is not None:
             return self.adaptive_augment(images, noise)  # type: ignore[no-any-return]
         return diff_augment(images, generator=noise) if self.augmentation == "diffaugment" else images
+
+    def at_present_size(self, images: Tensor, *, real: bool) -> Tensor:
+        """Images of full size as the discriminator judges them at present: as they are, unless the networks grow.
+
+        Args:
+            images: (B, C, H, W), those of the data, or what `sample` draws.
+            real: whether they are of the data.
+        """
+        return images
 
     def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Logits of images, with the labels if the discriminator takes them."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ganfuse.engine.augment import AdaptiveAugment
+from ganfuse.engine.augment.pipeline import PIPELINES
 from ganfuse.engine.game import Batch, Player, Turn
 from ganfuse.engine.moving_average import MovingAverage
 from ganfuse.engine.noise import Noise
@@ -120,6 +122,9 @@ def stylegan2(
     conv_clamp: float | None = 256.0,
     style_mixing: float | None = None,
     augment: str | None = None,
+    ada_target: float | None = None,
+    ada_kimg: float | None = None,
+    ada_pipeline: str | None = None,
     lr: float | None = None,
     betas: Sequence[float] = (0.0, 0.99),
     r1_gamma: float | None = None,
@@ -151,10 +156,12 @@ def stylegan2(
         num_half_resolutions, conv_clamp: what is computed in half types with precision bf16 or fp16, see `Synthesis`.
         style_mixing: probability, see `StyleGame`.
         augment: None, "ada" or "diffaugment", see `AdversarialGame`.
+        ada_target, ada_kimg, ada_pipeline: of "ada", see `AdaptiveAugment`; None: 0.6, 500 and "bgc", the paper's. Its
+            authors' script takes 100 thousand images where it begins with trained weights.
         lr, betas: of both players' Adam.
         r1_gamma, r1_interval: γ, and every how many steps it is computed; 0 and any: none.
         path_length_weight, path_length_interval: likewise.
-        ema_kimg, ema_ramp_up: see `StyleGame`.
+        ema_kimg, ema_ramp_up: see `StyleGame`; 0: no average, and no ramp.
 
     Raises:
         ValueError: names the argument.
@@ -211,8 +218,8 @@ def stylegan2(
         path_length_weight=chosen.path_length if path_length_weight is None else path_length_weight,
         path_length_interval=path_length_interval,
         style_mixing=chosen.style_mixing if style_mixing is None else style_mixing,
-        ema_kimg=chosen.ema_kimg if ema_kimg is None else ema_kimg,
-        ema_ramp_up=chosen.ema_ramp_up if ema_ramp_up is None else ema_ramp_up,
+        ema_kimg=(chosen.ema_kimg if ema_kimg is None else ema_kimg) or None,
+        ema_ramp_up=(chosen.ema_ramp_up if ema_ramp_up is None else ema_ramp_up) or None,
         num_classes=classes,
         generator_lr=rate,
         discriminator_lr=rate,
@@ -220,5 +227,19 @@ def stylegan2(
         concatenate=True,
         r1_gamma=r1_gamma,
         penalty_interval=r1_interval,
-        augment=augment,
+        augment=_augmentation(augment, target=ada_target, kimg=ada_kimg, pipeline=ada_pipeline),
     )
+
+
+def _augmentation(augment: str | None, **settings: Any) -> str | AdaptiveAugment | None:
+    """The augmentation with those of its settings that are not None."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    for key, value in given.items():
+        if augment != "ada":
+            raise ValueError(f"ada_{key}: has a meaning only with augment='ada', got {value!r} and {augment!r}")
+    if "target" in given:
+        check_range(-1.0, 1.0, ada_target=given["target"])
+    if "kimg" in given:
+        check_range(1e-6, float("inf"), ada_kimg=given["kimg"])
+    check_choice("ada_pipeline", given.get("pipeline", PIPELINES[-1]), PIPELINES)
+    return AdaptiveAugment(**given) if augment == "ada" else augment

@@ -1,9 +1,11 @@
 import copy
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from ganfuse.engine import Trainer
 from ganfuse.engine.game import Batch
 from ganfuse.engine.noise import Noise, Shard
 from ganfuse.models import create
@@ -289,6 +291,46 @@ def test_trains_resumes_and_samples(tmp_path):
     assert game.path_length_mean.value > 0
 
 
+def test_half_types_survive_path_lengths_that_overflow(tmp_path):
+    # The loss scaling begins at 65536, and the first path lengths are infinite.
+    game = create("stylegan2", **TINY, path_length_interval=1)
+    lengths = []
+
+    def note(trainer):
+        lengths.append(float(game.path_length_mean.value))
+
+    options = {"batch_size": 4, "device": "cpu", "progress": False, "num_samples": 1, "sample_every": 0, "log_every": 1}
+    Trainer(game, ToyImages(1, 16), out=tmp_path / "run", steps=9, precision="fp16", hooks=[note], **options).fit()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    logged = [line["losses"]["path_length/length"] for line in lines]
+    assert logged[0] is None
+    assert logged[-1] > 0
+    assert lengths[0] == 0.0
+    assert lengths[-1] > 0
+
+
+def test_settings_of_the_adaptive_augmentation(tmp_path):
+    game = create("stylegan2", **TINY, augment="ada", ada_target=-1.0, ada_kimg=0.02, ada_pipeline="b")
+    assert (game.adaptive_augment.target, game.adaptive_augment.pipeline) == (-1.0, "b")
+    options = {"batch_size": 4, "device": "cpu", "progress": False, "num_samples": 1, "sample_every": 0, "log_every": 1}
+    Trainer(game, ToyImages(1, 16), out=tmp_path / "run", steps=5, **options).fit()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    # After 4 steps of 4 of the 20 images in which it goes from 0 to 1, unless r_t is at the target exactly.
+    probabilities = [line["losses"]["discriminator/augment_p"] for line in lines]
+    assert probabilities == pytest.approx([0.0, 0.0, 0.0, 0.0, 0.8])
+    assert lines[4]["losses"]["discriminator/augment_r_t"] > -1.0
+    plain = create("stylegan2", **TINY, augment="ada").adaptive_augment
+    assert (plain.target, plain.kimg, plain.pipeline) == (0.6, 500.0, "bgc")
+
+
+def test_averages_may_be_left_out():
+    assert create("stylegan2", **TINY, ema_kimg=0).ema_targets() == ()
+    (average,) = create("stylegan2", **TINY, config="auto", ema_ramp_up=0).ema_targets()
+    assert average.ramp_up is None
+    (average,) = create("stylegan2", **TINY, config="auto").ema_targets()
+    assert average.ramp_up == 0.05
+
+
 @pytest.mark.interpreter
 @pytest.mark.parametrize("num_classes", [None])
 def test_backends_agree(num_classes):
@@ -320,6 +362,11 @@ def test_a_step_repeats():
     ({"ema_kimg": -3}, "ema_kimg: expected a number"),
     ({"batch_size": 0}, "batch_size: expected a positive whole number"),
     ({"augment": "adda"}, "augment: expected one of"),
+    ({"ada_target": 0.5}, "ada_target: has a meaning only with augment='ada', got 0.5 and None"),
+    ({"ada_kimg": 100, "augment": "diffaugment"}, "ada_kimg: has a meaning only with augment='ada'"),
+    ({"ada_target": 2, "augment": "ada"}, r"ada_target: expected a number in \[-1, 1\], got 2"),
+    ({"ada_kimg": 0, "augment": "ada"}, "ada_kimg: expected a number"),
+    ({"ada_pipeline": "all", "augment": "ada"}, "ada_pipeline: expected one of 'b', 'g', 'c'"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
