@@ -185,7 +185,7 @@ class Stage:
     """A part of the training with settings of its own, such as a resolution of ProGAN.
 
     Attributes:
-        name: shown in the progress.
+        name: shown in the progress, and in the metrics.
         batch_size: real images per batch in this stage; None: the trainer's.
         phase: when this changes between steps, all optimisers forget their moments.
     """
@@ -249,6 +249,13 @@ class Game(nn.Module, ABC):
     def stage(self, progress: Progress) -> Stage | None:
         """The stage that the step belongs to: a pure function of the progress. None (the default): there is but one."""
         return None
+
+    def stages(self) -> Sequence[tuple[float, Stage]]:
+        """All stages in their order, each behind the thousands of real images at which it begins; empty: there is one.
+
+        With them the trainer checks, before it begins, what would come up after days.
+        """
+        return ()
 
     def before_step(self, progress: Progress) -> None:
         """Called before each step. Does nothing by default.

@@ -81,6 +81,7 @@ class MetricsLog:
         learning_rates: Mapping[str, float],
         skipped: int = 0,
         gpu: Mapping[str, float] | None = None,
+        stage: str = "",
     ) -> None:
         """One line: images and seconds count from the run's beginning. Numbers that are not finite become null."""
         if self._file is None:
@@ -93,6 +94,8 @@ class MetricsLog:
             "images_per_second": round(images_per_second, 2),
             "learning_rates": dict(learning_rates),
         }
+        if stage:
+            entry["stage"] = stage
         if skipped:
             entry["skipped"] = skipped
         if gpu:

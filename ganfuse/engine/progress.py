@@ -51,16 +51,19 @@ class TrainingProgress:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step)
 
-    def report(self, step: int, losses: Mapping[str, float], images_per_second: float, *, last: bool = False) -> None:
+    def report(
+        self, step: int, losses: Mapping[str, float], images_per_second: float, *, stage: str = "", last: bool = False
+    ) -> None:
         """Called whenever losses are known; `last` when training ends, which is always shown."""
+        shown = "  ".join(filter(None, [stage, _short(losses)]))
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, losses=_short(losses), rate=f"{images_per_second:.0f} img/s")
+            self._bar.update(self._task, losses=shown, rate=f"{images_per_second:.0f} img/s")
             return
         now = time.monotonic()
         if self._enabled and (now - self._printed >= SECONDS_BETWEEN_LINES or last):
             self._printed = now
             left = (now - self._began) / max(step - self._start, 1) * (self._steps - step)
-            line = f"step {step}/{self._steps}  {_short(losses)}  {images_per_second:.0f} img/s  {_clock(left)} left"
+            line = f"step {step}/{self._steps}  {shown}  {images_per_second:.0f} img/s  {_clock(left)} left"
             print(line, file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:

@@ -17,7 +17,7 @@ from ganfuse.engine.batches import BatchSource, ImageData, check_image_data, dea
 from ganfuse.engine.determinism import deterministic_algorithms
 from ganfuse.engine.ema import EMA
 from ganfuse.engine.fit_summary import FitSummary
-from ganfuse.engine.game import Game
+from ganfuse.engine.game import Game, Stage
 from ganfuse.engine.game_data import image_dtype, open_for
 from ganfuse.engine.gpu_readings import GPUReadings
 from ganfuse.engine.host_memory import keep_freed_memory
@@ -37,6 +37,7 @@ from ganfuse.engine.sample_grids import draw_samples
 from ganfuse.engine.seeding import GlobalRandomness
 from ganfuse.engine.sharded_networks import ShardedNetworks, check_shardable, whole_networks
 from ganfuse.engine.stability import install_stability_tools
+from ganfuse.engine.stages import check_stages, warn_of_early_end
 from ganfuse.engine.training_step import play_step
 from ganfuse.engine.turn_runner import TurnRunner
 from ganfuse.engine.watching import split_held_out, watching_hooks
@@ -68,6 +69,7 @@ class Trainer:
 
     Attributes:
         game, step, device, data, options, processes.
+        stage: that of the latest step; without a name before the first.
         averages: the game's moving averages, by module name.
         hooks: those of the options and those that were given.
         best_step: the step that a hook has marked as the best.
@@ -107,6 +109,7 @@ class Trainer:
         check_shardable(game, self.options.shard_networks)
         data, held_out = split_held_out(data, self.options)
         self.options.check_batch(self.options.batch_size, self.processes.count)
+        check_stages(game, self.options, self.processes.count)
         self.game = game.to(self.device)
         synchronise_statistics(self.game)
         self.processes.share(value for value in self.game.state_dict().values() if isinstance(value, Tensor))
@@ -117,6 +120,7 @@ class Trainer:
         self.seconds = 0.0
         self.rollbacks = 0
         self.phase: str | int | None = None
+        self.stage = Stage()
         self.best_step: int | None = None
         self.hooks = [*watching_hooks(game, self.options, held_out), *hooks]
         self.rng = torch.Generator(self.device)
@@ -133,6 +137,8 @@ class Trainer:
             skip_nonfinite=self.options.on_nonfinite == "skip",
         )
         self.options.check_turns(self.turn_runner.turns)
+        if self.processes.is_first:
+            warn_of_early_end(game, self.turn_runner.turns, self.options)
         # On a CPU there is nothing to win; and blocks that compute again must find their weights as they were.
         if self.device.type != "cpu" and not self.options.activation_checkpointing:
             fuse_networks(game, whole_networks(game, self.turn_runner.networks, self.options.shard_networks))
@@ -228,7 +234,7 @@ class Trainer:
             stopped_by = self._loop(began, signals, progress, log)
             self.record.flush()
             rate = (self.images - first) / max(time.monotonic() - began, 1e-9)
-            progress.report(self.step, self.record.latest, rate, last=True)
+            progress.report(self.step, self.record.latest, rate, stage=self.stage.name, last=True)
             checkpoint = self._save()
             if stopped_by != "interrupt":
                 self._sample(log)
@@ -274,8 +280,9 @@ class Trainer:
                     learning_rates=self.turn_runner.learning_rates(),
                     skipped=self.record.skipped,
                     gpu=self._gpu.read(),
+                    stage=self.stage.name,
                 )
-                progress.report(self.step, losses, rate)
+                progress.report(self.step, losses, rate, stage=self.stage.name)
             if options.checkpoint_every and self.step % options.checkpoint_every == 0:
                 self._save()
             if options.sample_every and self.step % options.sample_every == 0:

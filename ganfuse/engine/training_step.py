@@ -28,7 +28,7 @@ def play_step(trainer: "Trainer") -> None:
     if trainer.phase is not None and stage.phase != trainer.phase:
         trainer.turn_runner.forget_moments()
         trainer.turn_runner.forget_graphs()
-    trainer.phase = stage.phase
+    trainer.phase, trainer.stage = stage.phase, stage
     trainer.step += 1
     trainer.global_randomness.reseed("step", trainer.step, trainer.rollbacks, trainer.processes.rank)
     trainer.game.before_step(progress)

@@ -36,6 +36,9 @@ class GrowingGame(AdversarialGame):
     def stage(self, progress: Progress) -> Stage | None:
         return self.growth.stage(progress)
 
+    def stages(self) -> Sequence[tuple[float, Stage]]:
+        return self.growth.stages()
+
     def before_step(self, progress: Progress) -> None:
         super().before_step(progress)
         self.growth.advance(progress)
@@ -48,6 +51,9 @@ class GrowingGame(AdversarialGame):
 
     def generator_loss(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         return super().generator_loss(self._shrunk(batch), noise)
+
+    def at_present_size(self, images: Tensor, *, real: bool) -> Tensor:
+        return self.growth.shrink(images) if real else self.growth.reduce(images)
 
     def _shrunk(self, batch: Batch) -> Batch:
         return replace(batch, images=self.growth.shrink(batch.images))

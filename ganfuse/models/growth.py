@@ -42,12 +42,15 @@ def per_resolution(values: Mapping[Any, Any], name: str) -> dict[int, Any]:
     """A table by resolution, whose keys may be strings, as a YAML file makes them of numbers.
 
     Raises:
-        ValueError: a key that is not a resolution, or a value that is not positive.
+        ValueError: no table, a key that is not a resolution, or a value that is not positive.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name}: expected a table by resolution, such as {{4: 1, 64: 2}}, got {values!r}")
     table = {}
     for key, value in values.items():
-        if not str(key).isdecimal():
-            raise ValueError(f"{name}: expected resolutions for keys, got {key!r}")
+        # Powers of two have a single digit in binary.
+        if not str(key).isdecimal() or int(key) < BASE or int(key).bit_count() != 1:
+            raise ValueError(f"{name}: expected resolutions for keys (4, 8, 16...), got {key!r}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise ValueError(f"{name}: expected positive numbers, got {value!r} for {key}")
         table[int(key)] = value
@@ -58,7 +61,9 @@ def batch_sizes_of(chosen: Mapping[Any, Any] | str | None, paper: Mapping[int, i
     """The paper's batch sizes for "paper", else what was chosen."""
     if isinstance(chosen, str):
         if chosen != "paper":
-            raise ValueError(f"batch_sizes: expected 'paper', a table by resolution or None, got {chosen!r}")
+            raise ValueError(
+                f"batch_sizes: expected 'paper', a table such as {{4: 16, 64: 8}}, or null, got {chosen!r}"
+            )
         return paper
     return chosen
 
@@ -119,7 +124,20 @@ class Growth(nn.Module):
     def stage(self, progress: Progress) -> Stage:
         """The phase that a step belongs to. Optimisers start anew when a fade begins and when it ends."""
         level, alpha = self.at(progress)
-        name = f"{BASE << level} px" + (", fading in" if alpha < 1.0 else "")
+        return self._stage(level, fading=alpha < 1.0)
+
+    def stages(self) -> list[tuple[float, Stage]]:
+        """All stages, each behind the thousands of real images at which it begins."""
+        found = [(0.0, self._stage(self.first, fading=False))]
+        for level in range(self.first + 1, self.last + 1):
+            grown = (level - self.first) * (self.stable_kimg + self.fade_kimg)
+            if self.fade_kimg:
+                found.append((grown - self.fade_kimg, self._stage(level, fading=True)))
+            found.append((grown, self._stage(level, fading=False)))
+        return found
+
+    def _stage(self, level: int, *, fading: bool) -> Stage:
+        name = f"{BASE << level} px" + (", fading in" if fading else "")
         return Stage(name, self._by_resolution(self.batch_sizes, level), phase=name)
 
     def advance(self, progress: Progress) -> None:
@@ -155,17 +173,26 @@ class Growth(nn.Module):
         """At present: the share of the newest layers; None if it is 1."""
         return self.position[1] if self._alpha < 1.0 else None
 
+    @property
+    def reached(self) -> int:
+        """At present: the largest resolution whose layers have wholly faded in."""
+        return BASE << (self._level if self._alpha == 1.0 else self._level - 1)
+
     def shrink(self, images: Tensor) -> Tensor:
         """Real images in the present resolution, faded as generated ones are.
 
         Args:
             images: (B, C, resolution, resolution).
         """
+        shrunk = self.reduce(images)
+        return shrunk if self.alpha is None else fade_in(doubled(halved(shrunk)), shrunk, self.alpha)
+
+    def reduce(self, images: Tensor) -> Tensor:
+        """Images of the final resolution in the present one, by means of their pixels; undoes `enlarge`."""
         if images.shape[2:] != (self.resolution, self.resolution):
             raise ValueError(f"images: expected {self.resolution} × {self.resolution}, got {tuple(images.shape[2:])}")
         factor = self.resolution // (BASE << self.level)
-        shrunk = images if factor == 1 else F.avg_pool2d(images, factor)
-        return shrunk if self.alpha is None else fade_in(doubled(halved(shrunk)), shrunk, self.alpha)
+        return images if factor == 1 else F.avg_pool2d(images, factor)
 
     def enlarge(self, images: Tensor) -> Tensor:
         """Images of the present resolution in the final one, their pixels repeated."""

@@ -101,6 +101,11 @@ def test_learning_rates_by_resolution():
     assert factors == pytest.approx([1, 1, 2, 2, 3, 3])
 
 
+def test_learning_rates_are_a_table():
+    with pytest.raises(ValueError, match=r"lr_by_resolution: expected a table by resolution, .* got 0.1"):
+        Growth(64).schedule(0.1, 1e-3)
+
+
 def test_a_phase_may_be_left_out():
     growth = Growth(16, stable_kimg=0, fade_kimg=1)
     assert [growth.at(at(kimg)) for kimg in (0, 0.5, 1.5)] == [(0, 1.0), (1, 0.5), (2, 0.5)]
@@ -108,12 +113,44 @@ def test_a_phase_may_be_left_out():
     assert [growth.at(at(kimg)) for kimg in (0, 0.5, 1.5, 3)] == [(0, 1.0), (0, 1.0), (1, 1.0), (2, 1.0)]
 
 
+def test_all_stages_and_when_they_begin():
+    growth = Growth(16, stable_kimg=2, fade_kimg=1, batch_sizes={16: 8})
+    begins, stages = zip(*growth.stages())
+    assert begins == (0, 2, 3, 5, 6)
+    assert [stage.name for stage in stages] == ["4 px", "8 px, fading in", "8 px", "16 px, fading in", "16 px"]
+    # Each is the one that a step within it belongs to.
+    assert list(stages) == [growth.stage(at(kimg + 0.5)) for kimg in begins]
+    abrupt = Growth(16, start=8, stable_kimg=2, fade_kimg=0).stages()
+    assert [(begin, stage.name) for begin, stage in abrupt] == [(0, "8 px"), (2, "16 px")]
+    assert [stage.name for _, stage in Growth(16, start=16).stages()] == ["16 px"]
+
+
+def test_the_resolution_that_is_reached():
+    growth = Growth(16, stable_kimg=2, fade_kimg=1)
+    reached = []
+    for kimg in (0, 2.5, 3.5, 5.5, 9):
+        growth.advance(at(kimg))
+        reached.append(growth.reached)
+    assert reached == [4, 4, 8, 8, 16]
+
+
+def test_enlarged_images_are_reduced_again_and_not_faded():
+    growth = Growth(16, stable_kimg=2, fade_kimg=1)
+    growth.advance(at(2.25))
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(growth.reduce(growth.enlarge(images)), images)
+
+
 @pytest.mark.parametrize(("wrong", "message"), [
     ({"start": 6}, "start: expected one of 4, 8, 16, got 6"),
     ({"start": 32}, "start: expected one of"),
     ({"stable_kimg": -1}, "stable_kimg: expected a number"),
     ({"stable_kimg": 0, "fade_kimg": 0}, "stable_kimg: expected more than 0"),
-    ({"batch_sizes": {"big": 4}}, "batch_sizes: expected resolutions for keys, got 'big'"),
+    ({"batch_sizes": {"big": 4}}, r"batch_sizes: expected resolutions for keys \(4, 8, 16...\), got 'big'"),
+    ({"batch_sizes": {6: 4}}, "batch_sizes: expected resolutions for keys .* got 6"),
+    ({"batch_sizes": {2: 4}}, "batch_sizes: expected resolutions for keys .* got 2"),
+    ({"batch_sizes": 16}, "batch_sizes: expected a table by resolution, such as {4: 1, 64: 2}, got 16"),
+    ({"batch_sizes": [16, 8]}, "batch_sizes: expected a table by resolution"),
     ({"batch_sizes": {4: 0}}, "batch_sizes: expected positive numbers, got 0 for 4"),
     ({"batch_sizes": {4: 2.5}}, "batch_sizes: expected whole numbers"),
 ])  # fmt: skip

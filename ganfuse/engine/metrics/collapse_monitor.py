@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from ganfuse.engine.adversarial import AdversarialGame
 from ganfuse.engine.batches import ImageData
 from ganfuse.engine.game import Game, evaluation_mode
 from ganfuse.engine.metrics.drawn_images import class_labels
@@ -137,6 +138,10 @@ class CollapseMonitor:
             self._singular_values(trainer)
 
 
+def _at_present_size(game: Game, images: Tensor, *, real: bool) -> Tensor:
+    return game.at_present_size(images, real=real) if isinstance(game, AdversarialGame) else images
+
+
 _Discriminate = Callable[[Tensor, Tensor | None], Tensor]
 
 
@@ -147,7 +152,9 @@ def _judge_real(game: Game, discriminate: _Discriminate, data: ImageData, n: int
     for start in range(0, len(indices), batch_size):
         images, labels = read_images(data, indices[start : start + batch_size])
         scaled = images.to(like.device).to(like.dtype).div_(127.5).sub_(1.0)
-        parts.append(discriminate(scaled, _given(game, labels)).double().flatten().cpu())
+        parts.append(
+            discriminate(_at_present_size(game, scaled, real=True), _given(game, labels)).double().flatten().cpu()
+        )
     return torch.cat(parts)
 
 
@@ -161,7 +168,7 @@ def _judge_fakes(
         chosen = None if labels is None else labels[torch.randint(len(labels), (count,), generator=rng)]
         options: dict[str, Any] = {} if chosen is None else {"labels": chosen}
         # Not rounded to uint8: in training the discriminator sees them as they are.
-        images = game.sample(count, rng=rng, **options)
+        images = _at_present_size(game, game.sample(count, rng=rng, **options), real=False)
         parts.append(discriminate(images, _given(game, chosen)).double().flatten().cpu())
     return torch.cat(parts)
 

@@ -5,9 +5,13 @@ import torch
 from torch import nn
 
 from ganfuse.engine import AdversarialGame, CollapseMonitor, Trainer, load_run
+from ganfuse.engine.game import evaluation_mode
 from ganfuse.engine.metrics import discriminator_on_held_out
+from ganfuse.engine.schedules import Progress
+from ganfuse.models import create
 from tests.engine.metrics.shapes import BarGame, Bars
 from tests.engine.toys import PlainGenerator, ToyData, toy_game
+from tests.models.step_checks import ToyImages
 
 
 class Remembers(nn.Module):
@@ -85,6 +89,23 @@ def test_the_hook_logs_and_leaves_no_trace(tmp_path):
     assert latest["singular_values/generator.body.0/0"] > 0
     latest, _ = fit(tmp_path / "few", [CollapseMonitor(ToyData(10), every=2, n=10, singular_values=0)])
     assert not [key for key in latest if key.startswith("singular_values/")]
+
+
+@pytest.mark.parametrize("images", [0, 12, 60])
+def test_of_a_game_that_grows_images_are_judged_in_the_present_size(images):
+    config = {"resolution": 16, "channels": 1, "width": 2, "channel_max": 4, "latent_dim": 5}
+    game = create("progan", **config, stable_kimg=0.008, fade_kimg=0.016, batch_sizes=None)
+    # 4×4, a quarter into the fade of 8×8, and 16×16.
+    game.before_step(Progress(images=images))
+    data = ToyImages(1, 16)
+    found = discriminator_on_held_out(game, data, data, 8)
+    real = game.growth.shrink(data.images.float() / 127.5 - 1)
+    with evaluation_mode(game):
+        expected = game.discriminate(real, None).mean()
+    assert found["train_logit"] == pytest.approx(float(expected), rel=1e-5)
+    # Generated images are not faded a second time.
+    drawn = game.sample(2, rng=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(game.growth.enlarge(game.at_present_size(drawn, real=False)), drawn)
 
 
 def test_errors():
