@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from ganfuse import cli
@@ -19,6 +20,52 @@ SETTINGS = {
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def train(out: Path, *arguments: object, settings: list[str]) -> Result:
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    return run("train", *arguments, "--out", out, "--device", "cpu", *chosen)
+
+
+@pytest.mark.parametrize("model", ["progan", "stylegan"])
+def test_a_chosen_batch_size_goes_before_the_papers(tmp_path: Path, model: str) -> None:
+    small = [*SMALL, "stable_kimg=0.004", "fade_kimg=0.008", "sample_every=0"]
+    result = train(tmp_path / "chosen", model, "--steps", 1, "--batch-size", 2, settings=small)
+    assert result.exit_code == 0, result.stderr
+    assert load_run(tmp_path / "chosen").config["batch_sizes"] is None
+    assert _images(tmp_path / "chosen") == 2
+    result = train(tmp_path / "papers", model, "--steps", 1, settings=[*small, "batch_sizes=paper", "log_every=1"])
+    assert result.exit_code == 0, result.stderr
+    assert _images(tmp_path / "papers") == {"progan": 16, "stylegan": 256}[model]
+    both = [*small, "batch_sizes={4: 3}"]
+    result = train(tmp_path / "both", model, "--steps", 1, "--batch-size", 2, settings=both)
+    assert result.exit_code == 0, result.stderr
+    assert _images(tmp_path / "both") == 3
+    # A run that is resumed keeps what it was begun with.
+    result = run("train", "--out", tmp_path / "papers", "--resume", "--steps", 2)
+    assert result.exit_code == 0, result.stderr
+
+
+def _images(folder: Path) -> int:
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    return int(torch.load(checkpoint / "state.pt", weights_only=True)["images_drawn"])
+
+
+@pytest.mark.parametrize("model", ["progan", "stylegan"])
+def test_a_run_that_is_trained_on_begins_at_the_size_it_has_reached(tmp_path: Path, model: str) -> None:
+    settings = [*SETTINGS[model], "sample_every=0"]
+    # In the fade of 16 px (ProGAN, from 4 px on) or 32 px (StyleGAN, from 8 px on).
+    result = train(tmp_path / "first", model, "--steps", 6 if model == "progan" else 8, settings=settings)
+    assert result.exit_code == 0, result.stderr
+    first = load_run(tmp_path / "first")
+    assert first.growth.alpha is not None
+    reached = {"progan": 8, "stylegan": 16}[model]
+    assert first.growth.reached == reached
+    result = train(tmp_path / "second", "--from", tmp_path / "first", "--steps", 1, settings=["sample_every=0"])
+    assert result.exit_code == 0, result.stderr
+    second = load_run(tmp_path / "second")
+    assert second.config["start"] == reached
+    assert (4 << second.growth.level, second.growth.alpha) == (reached, None)
 
 
 @pytest.mark.parametrize("model", list(SETTINGS))

@@ -86,6 +86,10 @@ def _of_run(run: Path) -> Beginning:
         raise CommandError(str(error)) from error
     parts = dict(begun.named_children())
     known = dict(begun.config or {})
+    growth: Any = getattr(begun, "growth", None)
+    if growth is not None:
+        # From its smallest images on it would forget the layers that it has.
+        known["start"] = growth.reached
 
     def make(**further: Any) -> "Game":
         game = create(begun.name, **{**known, **further})
