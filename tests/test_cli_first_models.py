@@ -64,6 +64,16 @@ def test_more_classes_than_the_data_have(tmp_path: Path) -> None:
     with np.load(archive) as found:
         assert found["labels"].max() < 10
     assert run("sample", out, "--classes", "39", "--out", grid).exit_code == 0
+    # Those that the data have go by their names, too.
+    config = out / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    assert "- '7'" in text
+    config.write_text(text.replace("- '7'", "- seven"), encoding="utf-8")
+    pictures = []
+    for name in ("7", "seven"):
+        assert run("sample", out, "--classes", name, "--out", grid).exit_code == 0
+        pictures.append(grid.read_bytes())
+    assert pictures[0] == pictures[1]
 
 
 def test_walks_of_texts_and_of_pairs(tmp_path: Path) -> None:

@@ -62,13 +62,15 @@ def refuse_of_runs(weights: Weights, checkpoint: str, **given: object) -> None:
 
 
 def class_names(run: Path | None, game: "Game") -> list[str]:
-    """Names by class; the numbers where the run has no names, or there is none. Empty for a game without classes."""
+    """Names by class; numbers where there is no run, or its data have no such class. Empty without classes."""
     from ganfuse.engine.run_folder import RunFolder
 
     count = getattr(game, "num_classes", None) or 0
     described = {} if run is None else RunFolder(run).read_config()
     names = (described.get("data") or {}).get("class_names") or []
-    return [str(name) for name in names] if len(names) == count else [str(label) for label in range(count)]
+    if len(names) > count:
+        names = []
+    return [*map(str, names), *map(str, range(len(names), count))]
 
 
 def chosen_classes(
