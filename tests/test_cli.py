@@ -113,6 +113,14 @@ def test_errors_become_a_line_and_a_code(
     assert capsys.readouterr().err.startswith(text)
 
 
+def test_an_error_of_hundreds_of_pages_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(RuntimeError("CppCompileError " + 9000 * "warning ")) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: CppCompileError warning")
+    assert shown.endswith("... (72,016 characters; --debug shows all)\n")
+    assert len(shown) < 5000
+
+
 @pytest.mark.parametrize("where", [["--debug", "train", "nosuch"], ["train", "nosuch", "--debug"]])
 def test_debug_lets_the_error_through(where: list[str]) -> None:
     result = run(*where)

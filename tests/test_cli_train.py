@@ -18,7 +18,10 @@ from typer.testing import CliRunner, Result
 from ganfuse import cli
 from ganfuse.commands import _settings
 from ganfuse.commands._errors import CommandError
+from ganfuse.commands.train import create_game, default_data, supported_resolution
 from ganfuse.engine import load_run
+from ganfuse.engine.data import default_resolution, open_dataset
+from ganfuse.models import list_models, model_info
 
 TINY = ["--batch-size", "4", "--set", "width=2", "--set", "log_every=1", "--set", "num_samples=50"]
 
@@ -481,3 +484,14 @@ def test_interpolate_bad_input(finished: Path, arguments: list[str], message: st
     result = run("interpolate", finished, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("model", list_models())
+def test_every_model_takes_the_data_that_it_is_trained_on_unless_told(model: str) -> None:
+    info = model_info(model)
+    resolution = supported_resolution(default_resolution(default_data(model)), info.resolutions)
+    data = open_dataset(default_data(model), kind=info.data_kind, resolution=resolution)
+    with torch.device("meta"):
+        game = create_game(model, info.config, _settings.Settings(), data)
+    game.check_data(data)
+    assert game.players()

@@ -27,6 +27,8 @@ from ganfuse.models.vgg_features import VGGFeatures, perceptual_loss
 __all__ = ["UNITGame", "unit"]
 
 _LAMBDA_VGG = 1.0
+# The authors'.
+_SCALES = 3
 
 
 class UNITGame(TranslationGame):
@@ -50,7 +52,7 @@ class UNITGame(TranslationGame):
         width: int,
         blocks: int,
         share_blocks: int,
-        discriminator_scales: int,
+        discriminator_scales: int | None,
         lambda_gan: float,
         lambda_kl: float,
         lambda_reconstruction: float,
@@ -67,7 +69,8 @@ class UNITGame(TranslationGame):
         ema_decay: float | None,
     ) -> None:
         check_positive(resolution=resolution, channels=channels, width=width, blocks=blocks, decay_every=decay_every)
-        check_positive(discriminator_scales=discriminator_scales)
+        if discriminator_scales is not None:
+            check_positive(discriminator_scales=discriminator_scales)
         if isinstance(share_blocks, bool) or not isinstance(share_blocks, int) or not 0 <= share_blocks <= blocks:
             raise ValueError(f"share_blocks: expected a whole number in [0, {blocks}], got {share_blocks!r}")
         weights = {
@@ -92,6 +95,10 @@ class UNITGame(TranslationGame):
             ema_decay=ema_decay,
         )
         size = self.training_size
+        if discriminator_scales is None:
+            discriminator_scales = _SCALES
+            while discriminator_scales > 1 and size < least_judged(discriminator_scales):
+                discriminator_scales -= 1
         if size < least_judged(discriminator_scales):
             raise ValueError(
                 f"discriminator_scales: {discriminator_scales} of them need images of at least "
@@ -207,7 +214,7 @@ def unit(
     width: int = 64,
     blocks: int = 4,
     share_blocks: int = 1,
-    discriminator_scales: int = 3,
+    discriminator_scales: int | None = None,
     lambda_gan: float = 1.0,
     lambda_kl: float = 0.01,
     lambda_reconstruction: float = 10.0,
@@ -226,13 +233,14 @@ def unit(
     """UNIT with the recipe of its authors, who train a million steps on batches of one image.
 
     Args:
-        resolution: side of the data's images, a multiple of 4, at least 64 with the default discriminators.
+        resolution: side of the data's images, a multiple of 4, at least 16.
         channels: of both domains' images.
         width: channels at full resolution (64).
         blocks: residual blocks of an encoder, and of a decoder (4).
         share_blocks: how many of them, the last of the encoders and the first of the decoders, are the same for both
             domains: 1 as in the paper, 0 as in the authors' second code.
-        discriminator_scales: 3; 2 need images of 32 px, 1 of 16 px.
+        discriminator_scales: None: 3 as in the authors' code, fewer where the images are too small for them; 3 need
+            images of 64 px, 2 of 32 px, 1 of 16 px.
         lambda_gan, lambda_kl, lambda_reconstruction, lambda_cycle, lambda_cycle_kl: weights of the losses, in the
             paper's proportions.
         lambda_vgg, vgg_weights: weight of the perceptual loss between an image and its translation, which needs a file

@@ -242,6 +242,15 @@ def test_backends_agree():
     assert_backends_agree(create("unit", **{**TINY, "width": 1}))
 
 
+def test_as_many_scales_as_the_images_allow():
+    for resolution, scales in ((16, 1), (28, 1), (32, 2), (60, 2), (64, 3), (128, 3)):
+        game = create("unit", resolution=resolution, width=1, channels=1, blocks=1)
+        assert len(game.discriminator_b.scales) == scales
+        assert [out.shape[0] for out in game.discriminator_a(torch.zeros(2, 1, resolution, resolution))] == [2] * scales
+    with pytest.raises(ValueError, match="discriminator_scales: 1 of them need images of at least 16 px, got 12"):
+        create("unit", resolution=12, width=1)
+
+
 def test_the_perceptual_loss_needs_its_weights():
     """A weight that is asked for is not passed over; the default is left out, as the paper has it."""
     data = ToyDomains(1, 16)
@@ -270,7 +279,7 @@ def test_refuses_what_it_is_not_made_for():
     with pytest.raises(ValueError, match="lambda_kl: expected a number of at least 0"):
         create("unit", **TINY, lambda_kl=-1)
     with pytest.raises(ValueError, match="discriminator_scales: 3 of them need images of at least 64 px, got 32"):
-        create("unit", resolution=32)
+        create("unit", resolution=32, discriminator_scales=3)
     with pytest.raises(ValueError, match="resolution: unit takes images whose sides are multiples of 4"):
         create("unit", **{**TINY, "resolution": 18})
     game = create("unit", **TINY)
