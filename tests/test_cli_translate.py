@@ -55,6 +55,21 @@ def test_a_run_of_a_translator_says_how_to_use_it(trained):
     assert "ganfuse sample" not in result.stdout
 
 
+def test_fewer_images_than_usual_are_all_shown(trained, photos, tmp_path):
+    """Of a small domain there need not be eight."""
+    few = tmp_path / "few"
+    for name, count in (("A", 3), ("B", 2)):
+        (few / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (16, 16), (80 * index, 0, 0)).save(few / name / f"{index}.png")
+    result = run("sample", trained[0], "--data", few, "--out", tmp_path / "grid.png")
+    assert result.exit_code == 0, result.stderr
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (6 * 18 + 2, 2 * 18 + 2)
+    more = run("sample", trained[0], "--data", few, "--out", tmp_path / "grid.png", "--num", 3)
+    assert (more.exit_code, f"--num: {few} has 2 images, got 3" in more.stderr) == (2, True)
+
+
 def test_a_grid_of_sources_translations_and_cycles(trained, tmp_path):
     folder, grid = trained[0], tmp_path / "grid.png"
     result = run("sample", folder, "--num", 3, "--out", grid, "--seed", 5)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ganfuse.engine.translation import TranslationGame
 
 
+#: Images of each domain that are translated, unless told how many.
+FEW_TRANSLATED = 8
+
+
 class Domain(str, Enum):
     """Which image of a pair to draw."""
 
@@ -64,14 +68,22 @@ def alternate_rows(first: "Tensor", second: "Tensor", *, columns: int | None) ->
 
 
 def draw_translations(
-    run: Path, game: "TranslationGame", num: int, *, seed: int, source: str | None, split: str | None
+    run: Path, game: "TranslationGame", num: int | None, *, seed: int, source: str | None, split: str | None
 ) -> "Tensor":
-    """Rows of images of the run's data set, or another, and of what becomes of them: see `TranslationGame.compare`."""
+    """Rows of images of the run's data set, or another, and of what becomes of them: see `TranslationGame.compare`.
+
+    Args:
+        num: how many of each domain; None: a few.
+
+    Raises:
+        CommandError: there are not so many.
+    """
     from ganfuse.engine.domains import are_paired, central_square, domains_of
 
     data = open_data(run, game, source=source, split=split)
     first, second = domains_of(data)
     together = are_paired(data) and len(first) == len(second)
+    num = min(FEW_TRANSLATED, len(first), len(second)) if num is None else num
     images_a = choose_images(first, num, seed=seed, name=data.name)
     images_b = choose_images(second, num, seed=seed if together else seed + 1, name=data.name)
     side = game.training_size

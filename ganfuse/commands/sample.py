@@ -27,6 +27,7 @@ from ganfuse.commands._sampling import (
 )
 from ganfuse.commands._texts import chosen_embeddings
 from ganfuse.commands._two_domains import (
+    FEW_TRANSLATED,
     Domain,
     alternate_rows,
     chosen_domains,
@@ -44,7 +45,6 @@ EXAMPLE = "ganfuse sample runs/sagan-digits --out grid.png --classes each --colu
 DEFAULT_NUM = 64
 DEFAULT_PER_CLASS = 8
 DEFAULT_NPZ = 50_000
-DEFAULT_TRANSLATED = 8
 # Bounds the memory. Fixed, since the random numbers, and with them the images, depend on it.
 _BATCH = 64
 
@@ -67,7 +67,7 @@ def sample(
         typer.Option(
             min=1,
             help="How many images; of a translator, how many to translate of each domain.",
-            show_default=f"{DEFAULT_NUM}; {DEFAULT_PER_CLASS} per class; {DEFAULT_NPZ} for --npz; {DEFAULT_TRANSLATED}",
+            show_default=f"{DEFAULT_NUM}; {DEFAULT_PER_CLASS} per class; {DEFAULT_NPZ} for --npz; {FEW_TRANSLATED}",
         ),
     ] = None,
     columns: Annotated[
@@ -169,7 +169,7 @@ def sample(
             images, columns = alternate_rows(*both, columns=columns)
         else:
             assert isinstance(game, TranslationGame)
-            rows = draw_translations(run, game, num or DEFAULT_TRANSLATED, **chosen_data)
+            rows = draw_translations(run, game, num, **chosen_data)
             images, columns = rows.flatten(0, 1), columns or rows.shape[1]
         typer.echo(str(save_grid(images, picture, columns=columns, scale=scale)))
         return
