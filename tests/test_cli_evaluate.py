@@ -71,6 +71,18 @@ def test_standing_statistics_change_the_scores(finished: Path) -> None:
     assert fids[0] != fids[1]
 
 
+def test_statistics_that_there_are_not_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tiny = ["--set", "width=1", "--set", "channel_max=4", "--set", "latent_dim=4", "--resolution", 8]
+    assert (
+        run("train", "progan", "--out", out, "--steps", 1, "--batch-size", 4, "--device", "cpu", *tiny).exit_code == 0
+    )
+    result = evaluate(out, "--metrics", "kid", "--standing-statistics", 2)
+    assert result.exit_code == 2
+    assert "standing_statistics: 'progan' has no batch normalisation" in result.stderr
+    assert not (out / "evaluations.jsonl").exists()
+
+
 def test_the_classifier_is_the_default_for_data_with_classes(finished: Path, tmp_path: Path, monkeypatch) -> None:
     from ganfuse.engine.metrics import classifier_training
 

@@ -88,3 +88,34 @@ def test_trained_resumed_and_sampled(tmp_path: Path, model: str) -> None:
         # The third step, after two batches of 4, or 2 from 16 px on, is within the first fade.
         assert game.growth.alpha is not None
         assert game.growth.level == {"progan": 1, "stylegan": 2}[model]
+
+
+def test_truncated_walks(tmp_path: Path) -> None:
+    style, batch_norm, plain = tmp_path / "style", tmp_path / "batch-norm", tmp_path / "plain"
+    settings = [*SMALL, "style_features=4", "mapping_layers=2", "sample_every=0"]
+    assert train(style, "stylegan2", "--steps", 1, "--batch-size", 4, settings=settings).exit_code == 0
+    assert train(batch_norm, "biggan", "--steps", 1, "--batch-size", 4, settings=["width=1"]).exit_code == 0
+    assert train(plain, "progan", "--steps", 1, "--batch-size", 4, settings=[*SMALL, "sample_every=0"]).exit_code == 0
+
+    def walk(folder: Path, *arguments: object) -> bytes:
+        out = tmp_path / "walk.png"
+        result = run("interpolate", folder, "--out", out, "--walks", 2, "--steps", 2, "--device", "cpu", *arguments)
+        assert result.exit_code == 0, result.stderr
+        return out.read_bytes()
+
+    for folder, truncation in ((style, 0.3), (batch_norm, 0.3)):
+        assert walk(folder, "--truncation", truncation) != walk(folder)
+    assert walk(style, "--truncation", 0.3, "--truncation-cutoff", 0) == walk(style)
+    assert walk(style, "--space", "class", "--classes", "0,1,2,3") != walk(style)
+    for arguments, message in (
+        ([style, "--truncation-cutoff", 2], "--truncation-cutoff goes with --truncation"),
+        ([style, "--truncation", "nan"], "truncation: expected a finite number, got nan"),
+        ([batch_norm, "--truncation", 1, "--truncation-cutoff", 2], "--truncation-cutoff: biggan cannot do that"),
+        ([plain, "--truncation", 1], "--truncation: progan cannot do that"),
+    ):
+        result = run("interpolate", *arguments, "--out", tmp_path / "walk.png")
+        assert result.exit_code == 2
+        assert message in result.stderr
+    result = run("sample", style, "--truncation-cutoff", 2, "--out", tmp_path / "grid.png")
+    assert result.exit_code == 2
+    assert "truncation_cutoff: has a meaning only with truncation" in result.stderr

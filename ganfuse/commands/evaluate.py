@@ -92,7 +92,7 @@ def evaluate(
         raise CommandError(f"--paired: {game.name} has one domain only")
     if not isinstance(game, TranslationGame):
         # Before a classifier is trained in vain.
-        require_drawable(game, truncation=truncation)
+        require_drawable(game, truncation=truncation, standing_statistics=standing_statistics)
     own_data, real_data = _open_data(folder, game, data, split, "paired" if paired else game.data_kind)
     # Without averages those that were trained are all there are.
     kept = weights.value if game.ema_targets() else Weights.raw.value

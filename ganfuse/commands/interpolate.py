@@ -1,14 +1,18 @@
 """`ganfuse interpolate`: walks between samples of a run."""
 
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ganfuse.commands._errors import CommandError
-from ganfuse.commands._sampling import Weights, chosen_classes, class_names, load_for_sampling
+from ganfuse.commands._sampling import TruncationCutoff, Weights, chosen_classes, class_names, load_for_sampling
 from ganfuse.commands._two_domains import Domain, chosen_domains
+
+if TYPE_CHECKING:
+    from ganfuse.engine import Game
 
 EXAMPLE = "ganfuse interpolate runs/sagan-digits --out walk.gif --space class --walks 16 --steps 24"
 
@@ -45,6 +49,11 @@ def interpolate(
             show_default="both",
         ),
     ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(help="z: redraw latents beyond this; w: draw styles towards their mean, 1 is not at all."),
+    ] = None,
+    truncation_cutoff: TruncationCutoff = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
     weights: Annotated[Weights, typer.Option(help="Moving averages, or the weights as trained.")] = Weights.ema,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or the step of a checkpoint.")] = "latest",
@@ -77,13 +86,33 @@ def interpolate(
         labels = labels[torch.arange(walks) % len(labels)]
         labels = labels if per_walk == 2 else labels[:, 0]
     of_domains = []
-    for options in chosen_domains(game, domain, single=False):
-        rng = torch.Generator().manual_seed(seed)
-        of_domains.append(
-            walk(game, walks=walks, steps=steps, space=space.value, labels=labels, rng=rng, loop=animated, **options)
-        )
+    with ExitStack() as stack:
+        _truncate(game, truncation, truncation_cutoff, stack)
+        for options in chosen_domains(game, domain, single=False):
+            rng = torch.Generator().manual_seed(seed)
+            which: dict[str, Any] = {"space": space.value, "labels": labels, "loop": animated, **options}
+            of_domains.append(walk(game, walks=walks, steps=steps, rng=rng, **which))
     images = torch.stack(of_domains, 1).flatten(0, 1)
     if animated:
         typer.echo(str(save_animation(images.cpu(), out, frames_per_second=fps, columns=columns, scale=scale)))
     else:
         typer.echo(str(save_grid(images.flatten(0, 1).cpu(), out, columns=steps, scale=scale)))
+
+
+def _truncate(game: "Game", truncation: float | None, cutoff: int | None, stack: ExitStack) -> None:
+    """Enters what truncates, and what batch normalisation needs then."""
+    if truncation is None:
+        if cutoff is not None:
+            raise CommandError("--truncation-cutoff goes with --truncation")
+        return
+    able: Any = game
+    if not hasattr(game, "truncated"):
+        raise CommandError(f"--truncation: {game.name} cannot do that")
+    if hasattr(game, "synthesize"):
+        stack.enter_context(able.truncated(truncation, cutoff))
+        return
+    if cutoff is not None:
+        raise CommandError(f"--truncation-cutoff: {game.name} cannot do that")
+    stack.enter_context(able.truncated(truncation))
+    if hasattr(game, "standing_statistics"):
+        stack.enter_context(able.standing_statistics())

@@ -60,7 +60,7 @@ def interpolate(
     loop: bool = False,
     domain: str = "a",
 ) -> Tensor:
-    """Images along walks, each from one sample to another.
+    """Images along walks, each from one sample to another. Inside a game's `truncated` they are truncated.
 
     Args:
         game: a game that draws images from noise.
@@ -68,8 +68,8 @@ def interpolate(
         steps: images of each, both ends included.
         space: ``"z"``, along arcs between latents; ``"w"``, along lines between styles, for games that are
             `StyleBased` (see `ganfuse.engine.latent_space`); ``"class"``, along lines between the embeddings of
-            classes, with the same latent. Text-to-image games have texts of their data for classes; between them are
-            texts halfway (Reed et al. 2016, arXiv 1605.05396, section 4.3).
+            classes, with the same latent; of `StyleBased` games between their styles. Text-to-image games have texts of
+            their data for classes; between them are texts halfway (Reed et al. 2016, arXiv 1605.05396, section 4.3).
         labels: int64 (walks,), the class of each walk in z and w; for "class" (walks, 2): from which to which. None:
             drawn at random.
         rng: of latents and labels, on the CPU or the game's device.
@@ -99,7 +99,10 @@ def interpolate(
     if loop:
         share = torch.cat([share, share[1:-1].flip(0)])
     with evaluation_mode(game):
-        return walker(game, walks, share, labels, Noise(rng))
+        images: Tensor = walker(game, walks, share, labels, Noise(rng))
+    # Of networks that are growing, images are smaller than their samples.
+    finished: Callable[[Tensor], Tensor] | None = getattr(game, "finished", None)
+    return images if finished is None else torch.stack([finished(walk) for walk in images])
 
 
 def _walk_latents(
@@ -134,17 +137,28 @@ def _walk_texts(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor
 
 
 def _walk_styles(game: AdversarialGame, walks: int, share: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
-    mapping: Any = getattr(game.generator, "mapping", None)
-    styled: Any = game
-    if mapping is None or not (hasattr(game, "synthesize") and hasattr(game, "layers")):
+    mapping = _mapping_of(game)
+    if mapping is None:
         raise ValueError(f"space: {game.name!r} has no styles w (no mapping network)")
     chosen = _labels(game, walks, labels, noise)
     z = game.draw_latents(2 * walks, noise)
     start, end = mapping(z, None if chosen is None else chosen.repeat(2)).chunk(2)
+    return _between_styles(game, start, end, share)
+
+
+def _mapping_of(game: AdversarialGame) -> nn.Module | None:
+    """What makes styles of latents; None for a game that is not `StyleBased`."""
+    mapping = getattr(game.generator, "mapping", None)
+    return mapping if hasattr(game, "synthesize") and hasattr(game, "layers") else None
+
+
+def _between_styles(game: Any, start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """Images along the lines between w (walks, features) and w."""
+    truncate = getattr(game, "truncate", None)
     found = []
-    for walk in range(walks):
-        w = lerp(start[walk], end[walk], share)
-        found.append(styled.synthesize(w.unsqueeze(1).expand(-1, styled.layers, -1)))
+    for first, last in zip(start, end):
+        ws = lerp(first, last, share).unsqueeze(1).expand(-1, game.layers, -1)
+        found.append(game.synthesize(ws if truncate is None else truncate(ws)))
     return torch.stack(found)
 
 
@@ -159,6 +173,10 @@ def _walk_classes(game: AdversarialGame, walks: int, share: Tensor, labels: Tens
             raise ValueError(f"labels: expected ({walks}, 2), from which class to which, got {tuple(labels.shape)}")
         pairs = labels
     z = game.draw_latents(walks, noise)
+    mapping = _mapping_of(game)
+    if mapping is not None:
+        start, end = (mapping(z, labels) for labels in pairs.to(device).unbind(1))
+        return _between_styles(game, start, end, share)
     found = []
     for walk, (first, second) in enumerate(pairs.tolist()):
         with _between_classes(game.generator, second, share.to(device)):

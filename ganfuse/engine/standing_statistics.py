@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-__all__ = ["collect_standing_statistics", "standing_statistics"]
+__all__ = ["collect_standing_statistics", "has_running_statistics", "standing_statistics"]
 
 
 @contextmanager
@@ -82,6 +82,11 @@ def collect_standing_statistics(
     with standing_statistics(model):
         for i in _progress(num_batches) if show_progress else range(num_batches):
             sample(i)
+
+
+def has_running_statistics(model: nn.Module) -> bool:
+    """Whether the model has batch normalisation that keeps running statistics."""
+    return bool(_tracking_layers(model))
 
 
 def _progress(count: int) -> Iterator[int]:

@@ -73,5 +73,8 @@ class GrowingGame(AdversarialGame):
         batch_size: int | None = None,
     ) -> Tensor:
         """See `AdversarialGame.sample`. Images of the present resolution, enlarged to the final one, cut off at ±1."""
-        images = super().sample(n, labels=labels, rng=rng, batch_size=batch_size)
+        return self.finished(super().sample(n, labels=labels, rng=rng, batch_size=batch_size))
+
+    def finished(self, images: Tensor) -> Tensor:
+        """Images (n, C, H, W) of the present resolution as `sample` gives them."""
         return self.growth.enlarge(images).clamp(-1.0, 1.0)

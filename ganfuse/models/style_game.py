@@ -12,7 +12,7 @@ from ganfuse.engine.game import EMATarget
 from ganfuse.engine.moving_average import MovingAverage
 from ganfuse.engine.noise import Noise
 from ganfuse.models.checks import check_range
-from ganfuse.models.style_generator import StyleGenerator
+from ganfuse.models.style_generator import StyleGenerator, check_truncation
 
 __all__ = ["StyleGame"]
 
@@ -31,6 +31,8 @@ class StyleGame(AdversarialGame):
     Raises:
         ValueError: names the argument.
     """
+
+    generator: StyleGenerator
 
     def __init__(
         self,
@@ -87,6 +89,22 @@ class StyleGame(AdversarialGame):
         images: Tensor = self.generator.get_submodule("synthesis")(ws, "const")
         return images
 
+    @contextmanager
+    def truncated(self, truncation: float, cutoff: int | None = None) -> Iterator[None]:
+        """Inside, `generate` and `truncate` draw styles of the first `cutoff` layers (None: all) towards their mean.
+
+        Raises:
+            ValueError: see `check_truncation`.
+        """
+        check_truncation(truncation, cutoff)
+        with self._sampled_with({**self._sampling, "truncation": truncation, "truncation_cutoff": cutoff}):
+            yield
+
+    def truncate(self, ws: Tensor) -> Tensor:
+        """Styles (n, `layers`, features), truncated inside `truncated`."""
+        chosen = self._sampling
+        return self.generator.truncate(ws, chosen.get("truncation", 1.0), chosen.get("truncation_cutoff"))
+
     def after_step(self, player: str, step: int) -> None:
         for module in self.modules():
             if isinstance(module, MovingAverage):
@@ -114,6 +132,8 @@ class StyleGame(AdversarialGame):
         Raises:
             ValueError: names the argument.
         """
+        if truncation_cutoff is not None and truncation is None:
+            raise ValueError("truncation_cutoff: has a meaning only with truncation")
         chosen = {
             "truncation": 1.0 if truncation is None else truncation,
             "truncation_cutoff": truncation_cutoff,

@@ -1,14 +1,24 @@
 """What the generators of StyleGAN and StyleGAN2 share: latents w for every layer, mixed and truncated."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from ganfuse.models.checks import check_choice, check_range
+from ganfuse.models.checks import check_choice
 from ganfuse.models.mapping_network import MappingNetwork
 
-__all__ = ["NOISE_MODES", "StyleGenerator"]
+__all__ = ["NOISE_MODES", "StyleGenerator", "check_truncation"]
 
 NOISE_MODES = ("random", "const", "none")
+
+
+def check_truncation(truncation: object, cutoff: object) -> None:
+    """Raises ValueError for a ψ that is no number, or a number of layers that is none."""
+    if isinstance(truncation, bool) or not isinstance(truncation, int | float) or not math.isfinite(truncation):
+        raise ValueError(f"truncation: expected a finite number, got {truncation!r}")
+    if cutoff is not None and (isinstance(cutoff, bool) or not isinstance(cutoff, int) or cutoff < 0):
+        raise ValueError(f"truncation_cutoff: expected a whole number of layers or None, got {cutoff!r}")
 
 
 class StyleGenerator(nn.Module):
@@ -45,9 +55,6 @@ class StyleGenerator(nn.Module):
             truncation: ψ of the truncation trick, see `MappingNetwork.truncate`.
             truncation_cutoff: truncate only the first so many layers; None: all.
         """
-        check_range(float("-inf"), float("inf"), truncation=truncation)
-        if truncation_cutoff is not None:
-            check_range(0, float("inf"), truncation_cutoff=truncation_cutoff)
         w = self.mapping(z, labels, observe=self.training)
         ws: Tensor = w.unsqueeze(1).expand(-1, layers, -1)
         if mixed is not None:
@@ -56,9 +63,14 @@ class StyleGenerator(nn.Module):
             # A mask on the device and no slice, since the crossover is not known in Python.
             layer = torch.arange(layers, device=w.device).view(1, -1, 1)
             ws = torch.where(layer < crossover, ws, other)
+        return self.truncate(ws, truncation, truncation_cutoff)
+
+    def truncate(self, ws: Tensor, truncation: float, cutoff: int | None = None) -> Tensor:
+        """ws (B, layers, features) with the first `cutoff` layers (None: all) drawn towards w̄; see `styles`."""
+        check_truncation(truncation, cutoff)
         if truncation == 1.0:
             return ws
-        cutoff = layers if truncation_cutoff is None else min(truncation_cutoff, layers)
+        cutoff = ws.shape[1] if cutoff is None else min(cutoff, ws.shape[1])
         return torch.cat([self.mapping.truncate(ws[:, :cutoff], truncation), ws[:, cutoff:]], 1)
 
     def noise_mode(self, chosen: str | None) -> str:

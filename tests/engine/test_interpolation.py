@@ -178,8 +178,53 @@ def test_styles_move_along_lines(name):
     with torch.no_grad():
         w = game.generator.mapping(z, torch.tensor([2, 0, 2, 0]))
         middle = (w[:1] + w[2:3]) / 2
-        expected = game.synthesize(middle.unsqueeze(1).expand(-1, game.layers, -1))[0]
-    torch.testing.assert_close(images[0, 1], expected)
+        expected = game.synthesize(middle.unsqueeze(1).expand(-1, game.layers, -1))
+    # StyleGAN begins at 8 px; its images are enlarged, as samples are.
+    assert images.shape == (2, 3, 1, 16, 16)
+    expected = game.finished(expected) if name == "stylegan" else expected
+    torch.testing.assert_close(images[0, 1], expected[0])
+
+
+@pytest.mark.parametrize("name", ["stylegan", "stylegan2"])
+def test_of_style_models_classes_are_walked_between_by_their_styles(name):
+    torch.manual_seed(0)
+    game = create(name, resolution=8, channels=1, num_classes=3, width=4, channel_max=8, latent_dim=4, style_features=6)
+    labels = torch.tensor([[0, 2], [1, 0]])
+    images = interpolate(game, walks=2, steps=3, space="class", labels=labels, rng=rng())
+    z = _latents(game, 2)
+    game.eval()
+    with torch.no_grad():
+        ends = [game.generator.mapping(z, labels[:, side]) for side in range(2)]
+        for step, w in enumerate((ends[0], (ends[0] + ends[1]) / 2, ends[1])):
+            expected = game.synthesize(w.unsqueeze(1).expand(-1, game.layers, -1))
+            torch.testing.assert_close(images[:, step].clamp(-1, 1), expected.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(images[:, 0], images[:, -1])
+
+
+@pytest.mark.parametrize("space", ["z", "w", "class"])
+def test_walks_of_style_models_are_truncated_inside_truncated(space):
+    torch.manual_seed(0)
+    config = {"resolution": 16, "channels": 1, "width": 4, "channel_max": 8, "latent_dim": 4, "style_features": 6}
+    game = create("stylegan2", num_classes=3, **config)
+    game.generator.mapping.w_avg.value.normal_()
+
+    def walk(*truncation):
+        with game.truncated(*truncation):
+            return interpolate(game, walks=2, steps=3, space=space, rng=rng())
+
+    plain = interpolate(game, walks=2, steps=3, space=space, rng=rng())
+    torch.testing.assert_close(walk(1.0), plain)
+    torch.testing.assert_close(walk(0.5, 0), plain)
+    # At 0 all styles are their mean, wherever the walk is.
+    still = walk(0.0)
+    torch.testing.assert_close(still, still[:1, :1].expand_as(still))
+    half, coarse = walk(0.5), walk(0.5, 2)
+    assert not torch.allclose(half, plain)
+    assert not torch.allclose(half, coarse)
+    torch.testing.assert_close(interpolate(game, walks=2, steps=3, space=space, rng=rng()), plain)
+    for wrong in ((float("nan"),), ("strong",), (0.5, -1), (0.5, 1.5)):
+        with pytest.raises(ValueError, match="truncation"):
+            walk(*wrong)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ def test_truncation_and_noise_when_sampling():
     assert not torch.equal(draw(noise_mode="random"), draw(noise_mode="random"))
     assert torch.equal(draw(noise_mode="const"), plain)
     assert not torch.equal(draw(noise_mode="none"), plain)
-    for options in ({"noise_mode": "loud"}, {"truncation": "strong"}, {"truncation_cutoff": -1}):
+    wrong_cutoffs = ({"truncation_cutoff": 2}, {"truncation_cutoff": -1, "truncation": 0.5})
+    for options in ({"noise_mode": "loud"}, {"truncation": "strong"}, *wrong_cutoffs):
         with pytest.raises(ValueError, match=next(iter(options))):
             draw(**options)
     # What is set for sampling is gone afterwards.

@@ -13,7 +13,7 @@ from ganfuse.engine.batches import ImageData
 from ganfuse.engine.game import Game
 from ganfuse.engine.metrics.image_batches import data_labels, to_uint8
 from ganfuse.engine.seeding import make_generator
-from ganfuse.engine.standing_statistics import collect_standing_statistics
+from ganfuse.engine.standing_statistics import collect_standing_statistics, has_running_statistics
 
 __all__ = ["DataTexts", "apply_standing_statistics", "class_labels", "data_texts", "drawn_batches", "require_drawable"]
 
@@ -93,12 +93,14 @@ def drawn_batches(
         yield to_uint8(_draw(game, n, rng, options))
 
 
-def require_drawable(game: Game, *, truncation: float | None = None) -> None:
+def require_drawable(game: Game, *, truncation: float | None = None, standing_statistics: int = 0) -> None:
     """Draws one image, to know at once whether the game can.
 
     Raises:
-        ValueError: see `drawn_batches`.
+        ValueError: see `drawn_batches`; or statistics are asked for that the generator does not have.
     """
+    if standing_statistics and not has_running_statistics(_generator_of(game)):
+        raise ValueError(f"standing_statistics: {game.name!r} has no batch normalisation, so no statistics to take")
     for _ in drawn_batches(game, 1, labels=None, batch_size=1, seed=0, truncation=truncation):
         pass
 
@@ -120,9 +122,7 @@ def apply_standing_statistics(
     Raises:
         ValueError: the game has no part called generator; or as for `drawn_batches`.
     """
-    generator = getattr(game, "generator", None)
-    if not isinstance(generator, nn.Module):
-        raise ValueError(f"standing_statistics: the game {game.name!r} has no part called generator")
+    generator = _generator_of(game)
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -142,6 +142,13 @@ def apply_standing_statistics(
     collect_standing_statistics(
         generator, lambda i: generator(*calls[i][0], **calls[i][1]), len(calls), show_progress=False
     )
+
+
+def _generator_of(game: Game) -> nn.Module:
+    generator = getattr(game, "generator", None)
+    if not isinstance(generator, nn.Module):
+        raise ValueError(f"standing_statistics: the game {game.name!r} has no part called generator")
+    return generator
 
 
 def _options(game: Game, truncation: float | None) -> dict[str, Any]:
