@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from ganfuse import cli
@@ -37,6 +38,14 @@ def test_an_imported_translator_translates_and_is_scored_on_data_that_are_named(
     result = run("import", "cyclegan-pix2pix", tmp_path / "G_A.pth", tmp_path / "run", *back)
     assert result.exit_code == 0, result.output
     assert f"ganfuse translate {tmp_path / 'run'} IN OUT" in result.stdout
+    grid = ("sample", tmp_path / "run", "--num", 2, "--out", tmp_path / "grid.png")
+    refused = run(*grid)
+    assert refused.exit_code == 2
+    assert "hint: --data names some" in refused.stderr
+    shown = run(*grid, "--data", "digits-thick")
+    assert shown.exit_code == 0, shown.stderr
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (6 * 26 + 2, 2 * 26 + 2)
     scoring = ("evaluate", tmp_path / "run", "--num", 4, "--metrics", "fid", "--extractor", "random")
     refused = run(*scoring)
     assert refused.exit_code == 2

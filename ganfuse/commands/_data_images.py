@@ -22,11 +22,17 @@ def open_data(run: Path, game: "Game", *, source: str | None, split: str | None)
         CommandError: the run does not say which data it was trained on.
     """
     from ganfuse.engine.data import open_dataset
+    from ganfuse.engine.game_data import open_for
     from ganfuse.engine.run_folder import RunFolder
 
     described = RunFolder(run).read_config().get("data") or {}
     if any(key not in described for key in ("name", "resolution", "channels")):
-        raise CommandError(f"{run} does not say which data it was trained on, so there are none to take images from")
+        if source is not None:
+            return open_for(game, source, split=split)
+        raise CommandError(
+            f"{run} does not say which data it was trained on, so there are none to take images from",
+            "--data names some",
+        )
     # What is at its default is not recorded.
     options: dict[str, Any] = {key: described[key] for key in ("resize", "on_bad_image") if key in described}
     if split is None and source is None:
