@@ -119,8 +119,8 @@ def normalise_one(
 
     Args:
         n_power_iterations: 0 takes u and v as they are.
-        closed_form: False takes the definition, for compilers (they fuse its operations, and differentiate them twice)
-            and for ``backend="reference"``.
+        closed_form: False takes the definition: for ``backend="reference"``, exports, and compilers (they fuse its
+            operations) where no gradient is asked for; see `compiled` for where one is.
     """
     if weight.numel() == 0:
         v = u.new_zeros(0) if v is None else v.clone()

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganfuse.kernels.backend import resolve_backend
+from ganfuse.kernels.backend import exporting, resolve_backend
 from ganfuse.kernels.checks import check_tensor
-from ganfuse.kernels.spectral_normalize import autograd, eager
+from ganfuse.kernels.spectral_normalize import autograd, compiled, eager
 from ganfuse.kernels.spectral_normalize.layout import readable
 
 _OP = "spectral_normalize"
@@ -154,12 +154,16 @@ def _normalise(
     if chosen == "triton" and weights[0].numel():
         _by_kernels(batch, members, settings, weights, us, vs)
         return
-    # Compilers fuse the definition's operations themselves, and differentiate a penalty inside them twice.
-    closed_form = chosen == "eager" and not torch.compiler.is_compiling()
+    tracing = torch.compiler.is_compiling()
+    in_graph = tracing and torch.is_grad_enabled() and not exporting()
+    closed_form = chosen == "eager" and not tracing
     found: list[tuple[Tensor, Tensor]] = []
     for weight, u, dim, i in zip(weights, us, settings.dims, members):
         v = None if vs is None else vs[len(found)]
-        *results, new_u, new_v = eager.normalise_one(weight, u, v, dim, *settings[1:], closed_form=closed_form)
+        if in_graph and weight.numel():
+            *results, new_u, new_v = compiled.normalise_one(weight, u, v, dim, *settings[1:])
+        else:
+            *results, new_u, new_v = eager.normalise_one(weight, u, v, dim, *settings[1:], closed_form=closed_form)
         batch.weights[i], batch.sigmas[i] = results
         found.append((new_u, new_v))
 

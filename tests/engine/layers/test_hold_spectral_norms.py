@@ -163,6 +163,20 @@ def test_compiled():
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("fuse", [False, True])
+def test_a_compiled_graph_that_was_held_keeps_vectors_that_move_later(fuse):
+    torch.compiler.reset()
+    net, x = make(fuse=fuse)
+    plain, _ = make(fuse=fuse)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager_decomp_partition")
+    for model, call in ((net, compiled), (plain, plain)):
+        with hold_spectral_norms(model):
+            loss = call(x).square().sum() + call(2 * x).sum()
+        (loss + call(x).sin().sum()).backward()
+    for a, b in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("kind", ["hook", "parametrization"])
 def test_refuses_what_it_cannot_hold(kind):
     net, _ = make(kind, fuse=False)

@@ -7,7 +7,7 @@ import torch.nn.utils as reference
 from torch import nn
 from torch.func import functional_call
 
-from ganfuse.engine.layers import UpsampleConv2d, remove_spectral_norm, spectral_norm
+from ganfuse.engine.layers import UpsampleConv2d, fuse_spectral_norms, remove_spectral_norm, spectral_norm
 
 F64 = torch.float64
 
@@ -265,6 +265,70 @@ def test_compiles_without_a_graph_break():
         twin(x).square().sum().backward()
     torch.testing.assert_close(layer.weight_orig.grad, twin.weight_orig.grad)
     torch.testing.assert_close(layer.weight_u, twin.weight_u)
+
+
+class EveryKind(nn.Module):
+    """Layers of few rows: there a compiler would rather compute u and v again from the buffers than keep them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = spectral_norm(nn.Conv2d(2, 2, 1))
+        self.up = spectral_norm(nn.ConvTranspose2d(2, 2, 1))
+        self.linear = spectral_norm(nn.Linear(32, 2))
+        self.embedding = spectral_norm(nn.Embedding(2, 50))
+
+    def forward(self, x, labels):
+        outputs = self.conv(x), self.up(x), self.linear(x.flatten(1)), self.embedding(labels)
+        return sum(y.to(x.dtype).sin().sum() for y in outputs)
+
+
+def compiled_and_eager(fused: str, compiler: str, dtype: torch.dtype = F64):
+    """A model and the function that calls it, compiled and not, and their arguments."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = EveryKind().to(dtype)
+    twin = copy.deepcopy(model)
+    for some in (model, twin):
+        for part in {"none": [], "each layer": some.children(), "all layers": [some]}[fused]:
+            fuse_spectral_norms(part)
+    call = torch.compile(model, fullgraph=True, backend=compiler)
+    return ((model, call), (twin, twin)), (torch.randn(3, 2, 4, 4, dtype=dtype), torch.tensor([0, 1, 1]))
+
+
+def assert_graphs_keep_vectors(fused: str, autocast: bool, compiler: str) -> None:
+    """Of two forwards before a backward, after one in evaluation mode, which moves nothing."""
+    pairs, inputs = compiled_and_eager(fused, compiler, torch.float32 if autocast else F64)
+    for model, call in pairs:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = sum(call(*inputs) for training in (False, True, True) if model.train(training))
+        loss.backward()
+    (model, _), (twin, _) = pairs
+    # Under autocast, an output is rounded before what follows or not, as the compiler likes.
+    tolerance = 2e-2 if autocast else 1e-10
+    for (name, p), expected in zip(model.named_parameters(), twin.parameters(), strict=True):
+        error = (p.grad - expected.grad).abs().max() / expected.grad.abs().max()
+        assert error < tolerance, f"{name}: {error}"
+    torch.testing.assert_close(dict(model.named_buffers()), dict(twin.named_buffers()))
+
+
+# Inductor's partitioner, without inductor's compilations.
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("fused", ["none", "each layer", "all layers"])
+def test_compiled_graphs_keep_the_vectors_that_made_them(fused, autocast):
+    assert_graphs_keep_vectors(fused, autocast, "aot_eager_decomp_partition")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("autocast", [False, True])
+def test_inductor_keeps_the_vectors_that_made_a_graph(autocast):
+    assert_graphs_keep_vectors("none", autocast, "inductor")
+
+
+def test_compiled_without_gradients_steps_too():
+    ((model, call), (twin, _)), inputs = compiled_and_eager("none", "aot_eager_decomp_partition")
+    with torch.no_grad():
+        torch.testing.assert_close(call(*inputs), twin(*inputs))
+    torch.testing.assert_close(model.state_dict(), twin.state_dict())
 
 
 def test_remove():
