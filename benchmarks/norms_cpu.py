@@ -5,8 +5,8 @@
     python benchmarks/norms_cpu.py --report benchmarks/results/norms-cpu.jsonl
 
 Conditional batch norm + ReLU (as in BigGAN's generator), AdaIN (StyleGAN's), AdaLIN + ReLU (U-GAT-IT's): forward and
-backward, and forward, backward and second backward. On small maps, as tests and small models have them, these and batch
-norm, group norm and instance norm + ReLU, in bfloat16 too: there layers should cost no more than what they replace.
+backward, and forward, backward and second backward. In bfloat16, and on small maps, as tests and small models have
+them, these and batch norm, group norm and instance norm + ReLU: layers should cost no more than what they replace.
 
 Both run in turn, in pairs of rounds; "ratio" is the median over rounds of theirs / ours, "spread" how far the first
 half of our rounds is from the second. Correctness comes first: a result of ours farther from the definition in float64
@@ -87,6 +87,13 @@ CASES = [
         Case(norm, shape, layout, passes)
         for passes in PASSES
         for norm in ("cbn+relu", "adain", "adalin+relu")
+        for shape in SHAPES
+        for layout in ("nchw", "channels_last")
+    ),
+    *(
+        Case(norm, shape, layout, passes, "bfloat16")
+        for passes in PASSES
+        for norm in NORMS
         for shape in SHAPES
         for layout in ("nchw", "channels_last")
     ),
