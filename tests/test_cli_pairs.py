@@ -74,7 +74,7 @@ def test_scores_of_both_domains(trained):
     assert header.split() == ["step", "fid", "fid_a", "fid_b"]
     mean, first, second = (float(value) for value in row.split()[1:])
     assert mean == pytest.approx((first + second) / 2, rel=1e-3)
-    assert about.startswith("20 ema samples against 20 images of digits-thick")
+    assert about.startswith("20 raw samples against 20 images of digits-thick")
 
 
 def test_images_above_their_reconstructions(tmp_path):

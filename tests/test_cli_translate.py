@@ -113,7 +113,7 @@ def test_scores_of_translations(trained, tmp_path):
     header, row, about = result.stdout.splitlines()
     assert header.split() == ["step", "fid", "fid_ab", "fid_ba", "cycle_a", "cycle_b"]
     assert row.split()[0] == "2"
-    assert about.startswith("20 ema samples against 20 images of digits-thick; features: random")
+    assert about.startswith("20 raw samples against 20 images of digits-thick; features: random")
     result = run("evaluate", trained[0], *common, "--paired", "--metrics", "kid", "--json", tmp_path / "scores.json")
     assert result.exit_code == 0, result.stderr
     header, _, about = result.stdout.splitlines()
