@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 
 from ganfuse.engine.checkpoint import CheckpointError
@@ -174,9 +175,10 @@ class TurnRunner:
         """What computes the losses of a micro-batch and adds to the gradients."""
 
         def work(batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
-            with self._eager_if_second_order(turn), self._precision.autocast(), self._precision.penalties(scaler):
-                values = turn.loss(batch, noise)
-            self._backward(_checked_losses(turn, values), parts, scaler)
+            with self._graphs_for_several_losses():
+                with self._eager_if_second_order(turn), self._precision.autocast(), self._precision.penalties(scaler):
+                    values = turn.loss(batch, noise)
+                self._backward(_checked_losses(turn, values), parts, scaler)
             return values
 
         if not (self._cuda_graphs and turn.capturable):
@@ -240,6 +242,14 @@ class TurnRunner:
         # Compiled modules refuse second derivatives.
         if self._compiled and turn.second_order:
             return torch.compiler.set_stance("force_eager")  # type: ignore[no-untyped-call, no-any-return]
+        return contextlib.nullcontext()
+
+    def _graphs_for_several_losses(self) -> contextlib.AbstractContextManager[Any]:
+        # A compiled backward pass overwrites what the forward pass saved for it, unless it is compiled under this
+        # setting; players with losses of their own go backward through one graph in turn. Turns share what is
+        # compiled, so the setting is for all of them.
+        if self._compiled and any(len(turn.players) > 1 for turn in self.turns):
+            return torch._functorch.config.patch(donated_buffer=False)  # type: ignore[no-any-return]
         return contextlib.nullcontext()
 
 

@@ -22,6 +22,7 @@ from ganfuse.engine import (
 from ganfuse.engine.checkpoint import list_checkpoints
 from ganfuse.engine.data import open_dataset, pack_dataset
 from ganfuse.engine.schedules import StepDecay
+from ganfuse.models import create
 from tests.engine.pictures import noise
 from tests.engine.toys import ToyData, plain_game
 
@@ -404,6 +405,22 @@ def test_compiled_networks_give_the_same_losses_and_penalties_run_uncompiled(tmp
     straight = train(double_game(**options), tmp_path / "straight")
     compiled = train(double_game(**options), tmp_path / "compiled", compile=True)
     torch.testing.assert_close(weights_of(compiled.game), weights_of(straight.game), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "source", "kind"),
+    [("cyclegan", {"blocks": 1}, "digits-thick", "unpaired"), ("bigan", {}, "digits", "images")],
+)
+def test_compiled_networks_of_players_with_losses_of_their_own(tmp_path, name, options, source, kind):
+    def trained(**setting):
+        torch.manual_seed(0)
+        game = create(name, resolution=28, channels=1, width=4, **options).double()
+        data = open_dataset(source, resolution=28, kind=kind)
+        Trainer(game, data, out=tmp_path / str(len(setting)), **{**QUIET, **setting}).fit()
+        return weights_of(game)
+
+    torch.testing.assert_close(trained(compile=True), trained(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("augment", ["diffaugment", "ada"])
