@@ -9,6 +9,7 @@ line names; the snapshot of `ganfuse inspect` has one, too. A benchmark that is 
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import performance_summary
 from ganfuse.bench import records, table, training_table
 from ganfuse.bench.subject import OURS
 from ganfuse.kernels.inspection_snapshot import FIELDS, Snapshot
@@ -31,6 +33,14 @@ Written by `python benchmarks/performance_page.py` from the results in `benchmar
 again. Each section says on what device and with which versions it was measured, at which commit and by what command;
 `+` behind a commit means that files differed from it. Sections without a GPU in their first line say nothing about one:
 no Triton kernel ran in them. What is wrong against float64 has no time.
+"""
+
+
+_IN_SHORT = """## In short
+
+The time of the other way over ganfuse's, both measured in turns in one run: above 1, ganfuse is faster. Median, lowest
+and highest over a section's cases, and how many of them are slower than the other way by more than 5 %. "The fastest
+other way" is the best of all that the section lists, which may be another one from case to case.
 """
 
 
@@ -144,7 +154,7 @@ def page(files: Sequence[Path], snapshot: Path | None = None) -> str:
         ValueError: a file is no result file.
     """
     known = list(REPORTS)
-    sections = []
+    sections, compared = [], []
     for path in files:
         found = records.read(path)
         if not found or not {"benchmark", "device"} <= found[0].keys():
@@ -153,22 +163,47 @@ def page(files: Sequence[Path], snapshot: Path | None = None) -> str:
         if name not in _ELSEWHERE:
             order = (known.index(name) if name in known else len(known), name, "cuda" not in found[0], path.name)
             sections.append((order, _section(path, found)))
-    parts = [_INTRODUCTION, *(text for _, text in sorted(sections))]
+            compared.append((performance_summary.order(name), order, found))
+    parts = [_INTRODUCTION, _in_short([found for *_, found in sorted(compared, key=lambda entry: entry[:2])])]
+    parts += [text for _, text in sorted(sections)]
     if snapshot is not None:
         parts.append(_compiled(snapshot))
     # Tables may end with blank lines.
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _report(name: str) -> tuple[str, Callable[[Records], str]]:
+    return REPORTS.get(name, (name.replace("-", " ").capitalize(), _plain))
+
+
+def _title(about: Mapping[str, Any]) -> str:
+    return f"{_report(about['benchmark'])[0]}: {table.device_name(about)}"
+
+
+def _in_short(files: Sequence[Records]) -> str:
+    lines = []
+    for found in files:
+        device = f"[{table.device_name(found[0])}](#{_anchor(_title(found[0]))})"
+        for comparison in performance_summary.comparisons(found):
+            lines.append(_line([*performance_summary.cells(comparison), device]))
+    if not lines:
+        return ""
+    head = _head(("what", "in place of", "×", "lowest–highest", "cases", "slower", "on"))
+    return "\n".join([_IN_SHORT, head, *lines])
+
+
+def _anchor(title: str) -> str:
+    """Of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _section(path: Path, found: Records) -> str:
     about = found[0]
-    name = about["benchmark"]
-    title, report = REPORTS.get(name, (name.replace("-", " ").capitalize(), _plain))
     lines = [
-        f"## {title}: {table.device_name(about)}\n",
+        f"## {_title(about)}\n",
         f"`benchmarks/results/{path.name}`, by `{about['command']}`. {table.device_line(about)}, "
         f"Python {about['python']}.\n",
-        report(found),
+        _report(about["benchmark"])[1](found),
     ]
     return "\n".join(lines)
 

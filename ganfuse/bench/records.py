@@ -119,7 +119,7 @@ def header(benchmark: str, device: torch.device, command: str, *, folder: str = 
 def joined_rows(all_records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The measured rows, each with what the line of its case says."""
     cases = {record["case"]: record for record in all_records if record["kind"] == "case"}
-    return [cases.get(record["case"], {}) | record for record in all_records if record["kind"] == "row"]
+    return [cases.get(record.get("case"), {}) | record for record in all_records if record["kind"] == "row"]
 
 
 def rounded(value: Any, digits: int = 4) -> Any:

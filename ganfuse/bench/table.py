@@ -62,8 +62,10 @@ def _number(value: Any, form: str) -> str:
 
 def device_name(about: Row) -> str:
     """What was measured on, from the header of a result file."""
+    if "cuda" in about:
+        return str(about["device"])
     # Processors of one name may differ in their vector instructions.
-    return about["device"] if "cuda" in about else f"{about['device']} ({about.get('capability')})"
+    return f"{about['device'].replace(', 1 threads', ', 1 thread')} ({about.get('capability')})"
 
 
 def device_line(about: Row) -> str:
