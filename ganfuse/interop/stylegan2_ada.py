@@ -23,6 +23,8 @@ __all__ = ["read"]
 _NAME = "stylegan2-ada"
 _CONV_CLAMP = 256.0
 _GROUP_SIZE = 4
+#: Of the labels' network in the model's discriminator.
+_LABEL_LAYERS = 8
 
 
 def read(tensors: dict[str, Tensor], part: str | None, config: Mapping[str, Any]) -> Network:
@@ -85,11 +87,14 @@ def _discriminator(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> Net
         "group_size": config.get("group_size", _GROUP_SIZE),
         "conv_clamp": config.get("conv_clamp", _CONV_CLAMP),
     }
+    layers = _LABEL_LAYERS
     if "mapping.embed.weight" in named:
-        own.update(num_classes=_mapping(named)[1], mapping_layers=len(indices(named, r"mapping\.fc(\d+)\.")))
-    module = Discriminator(architecture=architecture, **own)
+        own["num_classes"], layers = _mapping(named)[1], len(indices(named, r"mapping\.fc(\d+)\."))
+    module = Discriminator(architecture=architecture, mapping_layers=layers, **own)
     named.update(kept_buffers(module, named))
-    return Network(module, named, "stylegan2", "discriminator", {**own, "discriminator_architecture": architecture})
+    # The model's `mapping_layers` are the generator's, which has two of them beside these eight in some presets.
+    config = {**own, "discriminator_architecture": architecture} if layers == _LABEL_LAYERS else None
+    return Network(module, named, "stylegan2", "discriminator", config)
 
 
 def _mapping(tensors: Mapping[str, Tensor]) -> tuple[int, int | None]:

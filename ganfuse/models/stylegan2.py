@@ -21,7 +21,14 @@ from ganfuse.engine.moving_average import MovingAverage
 from ganfuse.engine.noise import Noise
 from ganfuse.engine.optimizers import Adam
 from ganfuse.engine.regularizers import path_length
-from ganfuse.models.checks import check_choice, check_classes, check_positive, check_range, check_resolution
+from ganfuse.models.checks import (
+    check_choice,
+    check_classes,
+    check_count,
+    check_positive,
+    check_range,
+    check_resolution,
+)
 from ganfuse.models.registry import register_model
 from ganfuse.models.style_game import StyleGame
 from ganfuse.models.stylegan2_block import ARCHITECTURES
@@ -185,7 +192,7 @@ def stylegan2(
         group_size=group_size,
         r1_interval=r1_interval,
     )
-    check_range(0, 8, num_half_resolutions=num_half_resolutions)
+    check_count(num_half_resolutions=num_half_resolutions)
     check_range(1e-12, float("inf"), mapping_lr_multiplier=mapping_lr_multiplier)
     if conv_clamp is not None:
         check_range(1e-6, float("inf"), conv_clamp=conv_clamp)

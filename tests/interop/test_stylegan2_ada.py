@@ -215,6 +215,22 @@ def test_files_of_several_networks():
     torch.testing.assert_close(game.generator(z), expected)
 
 
+def test_conditional_networks_whose_mappings_differ_in_depth():
+    file = {"G_ema": state_of(generator_layout(6, 7, 5)), "D": state_of(discriminator_layout(5))}
+    game = load_game(SOURCE, file)
+    assert (game.generator.mapping.num_layers, game.discriminator.mapping.num_layers) == (2, 8)
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    torch.testing.assert_close(game.discriminator(x, LABELS), load(SOURCE, file, "D")(x, LABELS))
+
+
+def test_labels_network_of_another_depth_is_of_no_configuration():
+    layout = discriminator_layout(5)
+    state = state_of({key: shape for key, shape in layout.items() if not key.startswith("mapping.fc7.")})
+    assert load(SOURCE, state).mapping.num_layers == 7
+    with pytest.raises(ValueError, match="of no configuration of stylegan2"):
+        load_game(SOURCE, state)
+
+
 def test_what_is_no_stylegan2():
     state = state_of(generator_layout(6, 7, 0))
     state["synthesis.b8.resample_filter"] = torch.ones(4, 4) / 16
