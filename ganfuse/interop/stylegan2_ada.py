@@ -93,8 +93,8 @@ def _discriminator(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> Net
     module = Discriminator(architecture=architecture, mapping_layers=layers, **own)
     named.update(kept_buffers(module, named))
     # The model's `mapping_layers` are the generator's, which has two of them beside these eight in some presets.
-    config = {**own, "discriminator_architecture": architecture} if layers == _LABEL_LAYERS else None
-    return Network(module, named, "stylegan2", "discriminator", config)
+    of_model = {**own, "discriminator_architecture": architecture} if layers == _LABEL_LAYERS else None
+    return Network(module, named, "stylegan2", "discriminator", of_model)
 
 
 def _mapping(tensors: Mapping[str, Tensor]) -> tuple[int, int | None]:
