@@ -16,7 +16,7 @@ from ganfuse.engine import AdversarialGame
 from ganfuse.engine.layers import fuse_spectral_norms, spectral_norm
 from ganfuse.engine.noise import Noise
 from ganfuse.interop import ExportError, export_onnx, export_program, exportable_parts, patch
-from ganfuse.interop.export import onnx_graphs
+from ganfuse.interop.export import comparison, onnx_graphs
 from ganfuse.interop.export.subject import Options, describe
 from ganfuse.models import list_models
 from tests.interop.tiny_models import CONFIGS, tiny
@@ -264,6 +264,27 @@ def test_what_differs_is_not_written(tmp_path):
         export_program(game, tmp_path / "g.pt2")
     assert list(tmp_path.iterdir()) == []
     assert export_program(game, tmp_path / "g.pt2", check=False).differences is None
+
+
+class Hardly(nn.Module):
+    """Divides by the spread of what hardly varies, as instance norms do."""
+
+    def __init__(self, spread):
+        super().__init__()
+        self.latent_dim = 4
+        self.spread = nn.Parameter(torch.tensor(spread))
+
+    def forward(self, z):
+        return ((1.0 + self.spread * z) - 1.0).view(-1, 1, 2, 2) / self.spread
+
+
+@pytest.mark.parametrize(("spread", "said"), [(1e-5, True), (1.0, False)])
+def test_differences_of_rounding_are_said_to_be(tmp_path, monkeypatch, spread, said):
+    ours = comparison._difference
+    monkeypatch.setattr(comparison, "_difference", lambda a, b: ours(a, b) if b.dtype == torch.float64 else 0.3)
+    with pytest.raises(ExportError, match=r"differs from the network by 0\.3") as caught:
+        export_program(AdversarialGame(Hardly(spread), nn.Flatten()), tmp_path / "g.pt2")
+    assert ("rounding alone moves the network's own results by" in str(caught.value)) == said
 
 
 class FixedBatch(Unsteady):
